@@ -1,0 +1,5 @@
+//! Real-time replication of a directory tree, in order, crash-safe.
+pub mod codec;
+pub mod sync;
+pub mod sys;
+pub mod types;

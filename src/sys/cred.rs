@@ -1,0 +1,110 @@
+//! Credentials of the calling thread for file access.
+
+use std::cell::Cell;
+use std::io;
+
+/// As whom a thread acts on the file system below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// File system user id: owner of what is created; reserved blocks are judged by it.
+    pub uid: u32,
+    /// File system group id.
+    pub gid: u32,
+    /// Keep `CAP_FSETID`: writes do not strip suid and sgid, chmod may set sgid.
+    pub keeps_suid: bool,
+}
+
+impl Identity {
+    /// Root with every capability the process has.
+    pub const ROOT: Identity = Identity {
+        uid: 0,
+        gid: 0,
+        keeps_suid: true,
+    };
+}
+
+thread_local! {
+    static CURRENT: Cell<Identity> = const { Cell::new(Identity::ROOT) };
+}
+
+const CAP_FSETID: u64 = 1 << 4;
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapWord {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3` (`linux/capability.h`).
+const CAP_VERSION: u32 = 0x2008_0522;
+
+fn set_effective(drop: u64) -> io::Result<()> {
+    let mut header = CapHeader {
+        version: CAP_VERSION,
+        pid: 0,
+    };
+    let mut words = [CapWord::default(); 2];
+    // SAFETY: header and the two words have the kernel's layout for version 3.
+    let rc = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, words.as_mut_ptr()) };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let permitted = u64::from(words[0].permitted) | (u64::from(words[1].permitted) << 32);
+    let effective = permitted & !drop;
+    words[0].effective = effective as u32;
+    words[1].effective = (effective >> 32) as u32;
+    // SAFETY: as above; the kernel only reads.
+    let rc = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) };
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes this thread act as `who` from now on: fsuid, fsgid, and all capabilities raised again but
+/// `CAP_SYS_RESOURCE` (quotas and reserved blocks hold) and, unless `keeps_suid`, `CAP_FSETID`.
+/// Permission itself is judged by the kernel above, with the caller's real credentials. Costs
+/// nothing when the thread already acts so.
+pub fn adopt(who: Identity) -> io::Result<()> {
+    let now = CURRENT.get();
+    if now == who {
+        return Ok(());
+    }
+    // SAFETY: plain calls; they change this thread only (raw syscalls, not glibc's broadcast).
+    unsafe {
+        if now.gid != who.gid {
+            libc::syscall(libc::SYS_setfsgid, who.gid);
+        }
+        if now.uid != who.uid {
+            libc::syscall(libc::SYS_setfsuid, who.uid);
+        }
+    }
+    let mut drop = if who.uid == 0 { 0 } else { CAP_SYS_RESOURCE };
+    if !who.keeps_suid {
+        drop |= CAP_FSETID;
+    }
+    set_effective(drop)?;
+    CURRENT.set(who);
+    Ok(())
+}
+
+/// unshare(2) of `CLONE_FS`: this thread gets an umask of its own.
+pub fn unshare_fs_state() -> io::Result<()> {
+    // SAFETY: plain call; it changes this thread only.
+    let rc = unsafe { libc::unshare(libc::CLONE_FS) };
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}

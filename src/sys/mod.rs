@@ -1,0 +1,35 @@
+//! The only room with `unsafe`: syscalls with borrowed descriptors in, owned ones out.
+//!
+//! Wrappers are named after their syscall and return the bare `io::Error`; the room that calls adds
+//! the operation and the path. Everything is `O_CLOEXEC`.
+#![allow(unsafe_code, reason = "this room is the fence around it")]
+
+mod cred;
+mod dir;
+mod fs;
+mod handle;
+mod mount;
+mod process;
+mod shared;
+mod stat;
+mod xattr;
+
+pub use cred::{Identity, adopt, unshare_fs_state};
+pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
+pub use fs::{
+    CopyRange, access_anyhow, chmod_fd, chown_fd, copy_file_range, data_segment, fallocate,
+    fdatasync, fsync, ftruncate, linkat_fd, lseek, mkdirat, mknodat, open_beneath, openat, pread,
+    proc_path, pwrite, pwritev_all, readlink_fd, readlinkat, renameat2, statvfs, symlinkat, syncfs,
+    truncate_fd, unlinkat, utimens_fd,
+};
+pub use handle::{HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
+pub use mount::{
+    FuseMount, MountLine, beneath_mounts, clone_tree, fuse_open, mount_fuse, read_mounts, umount,
+};
+pub use process::{
+    boot_id, coarse_now, is_root, monotonic_ns, now, open_files_limit, random_u128, ready_notify,
+    realtime_ns, set_umask, sync_file_system_of,
+};
+pub use shared::SharedWords;
+pub use stat::{FileStat, fstat, fstatat};
+pub use xattr::{getxattr, list_all_xattrs, listxattr, removexattr, setxattr};

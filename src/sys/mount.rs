@@ -1,0 +1,243 @@
+//! Mounts: the way below, the FUSE mount made by hand, the table of mounts.
+//!
+//! The mount is made with fsopen(2), fsmount(2) and move_mount(2), never with `fuser::mount`: that
+//! one, after somebody else's umount, unmounts the file system *below*.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+const OPEN_TREE_CLONE: u32 = 1;
+const FSCONFIG_SET_FLAG: u32 = 0;
+const FSCONFIG_SET_STRING: u32 = 1;
+const FSCONFIG_CMD_CREATE: u32 = 6;
+const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+const MOUNT_ATTR_RDONLY: u64 = 0x01;
+const MOUNT_ATTR_NOSUID: u64 = 0x02;
+const MOUNT_ATTR_NODEV: u64 = 0x04;
+const MOUNT_ATTR_NOEXEC: u64 = 0x08;
+const MOUNT_ATTR_NOATIME: u64 = 0x10;
+const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
+
+fn fd_of(rc: libc::c_long) -> io::Result<OwnedFd> {
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a call just returned this new descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(rc as i32) })
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// open_tree(2) with `OPEN_TREE_CLONE`: a detached copy of the mount at `dir`, without the mounts
+/// below it. What is mounted over `dir` later does not show in it. Returns a readable descriptor of
+/// its root (the clone itself is `O_PATH`, which open_by_handle_at refuses).
+pub fn clone_tree(dir: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(dir)?;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+    // SAFETY: the path ends with NUL.
+    let tree =
+        fd_of(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+    super::openat(
+        std::os::fd::AsFd::as_fd(&tree),
+        c".",
+        libc::O_RDONLY | libc::O_DIRECTORY,
+        0,
+    )
+}
+
+/// Opens `/dev/fuse`.
+pub fn fuse_open() -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_CLOEXEC;
+    // SAFETY: the path ends with NUL.
+    fd_of(unsafe { libc::open(c"/dev/fuse".as_ptr(), flags) }.into())
+}
+
+/// How a FUSE file system is mounted.
+#[derive(Debug, Clone, Default)]
+pub struct FuseMount {
+    /// What the mount table shows as the source.
+    pub source: String,
+    /// Read-only.
+    pub read_only: bool,
+    /// `nosuid`, `nodev`, `noexec`, `noatime`, `nodiratime`, in this order.
+    pub restrictions: [bool; 5],
+    /// Largest read in bytes.
+    pub max_read: u32,
+}
+
+fn fsconfig(
+    context: BorrowedFd<'_>,
+    command: u32,
+    key: &CStr,
+    value: Option<&CStr>,
+) -> io::Result<()> {
+    let value = value.map_or(std::ptr::null(), CStr::as_ptr);
+    let key = if key.is_empty() {
+        std::ptr::null()
+    } else {
+        key.as_ptr()
+    };
+    // SAFETY: key and value are null or end with NUL, as the command wants them.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            command,
+            key,
+            value,
+            0,
+        )
+    };
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Mounts the FUSE connection of `device` on `mountpoint`, type `fuse.doppelfs`, for all users,
+/// permissions judged by the kernel.
+pub fn mount_fuse(device: BorrowedFd<'_>, mountpoint: &Path, how: &FuseMount) -> io::Result<()> {
+    let point = c_path(mountpoint)?;
+    // SAFETY: the name ends with NUL.
+    let context = fd_of(unsafe { libc::syscall(libc::SYS_fsopen, c"fuse".as_ptr(), 1) })?;
+    let context = std::os::fd::AsFd::as_fd(&context);
+    let text =
+        |value: String| CString::new(value).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
+    let strings = [
+        (c"source", text(how.source.clone())?),
+        (c"subtype", text("doppelfs".into())?),
+        (c"fd", text(device.as_raw_fd().to_string())?),
+        (c"rootmode", text("40000".into())?),
+        (c"user_id", text("0".into())?),
+        (c"group_id", text("0".into())?),
+        (c"max_read", text(how.max_read.to_string())?),
+    ];
+    for (key, value) in &strings {
+        fsconfig(context, FSCONFIG_SET_STRING, key, Some(value))?;
+    }
+    for flag in [c"allow_other", c"default_permissions"] {
+        fsconfig(context, FSCONFIG_SET_FLAG, flag, None)?;
+    }
+    if how.read_only {
+        fsconfig(context, FSCONFIG_SET_FLAG, c"ro", None)?;
+    }
+    fsconfig(context, FSCONFIG_CMD_CREATE, c"", None)?;
+    let bits = [
+        MOUNT_ATTR_NOSUID,
+        MOUNT_ATTR_NODEV,
+        MOUNT_ATTR_NOEXEC,
+        MOUNT_ATTR_NOATIME,
+        MOUNT_ATTR_NODIRATIME,
+    ];
+    let mut attributes = if how.read_only { MOUNT_ATTR_RDONLY } else { 0 };
+    for (bit, wanted) in bits.iter().zip(how.restrictions) {
+        if wanted {
+            attributes |= bit;
+        }
+    }
+    // SAFETY: plain call on an open descriptor.
+    let mount =
+        fd_of(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, attributes) })?;
+    // SAFETY: both paths end with NUL.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            point.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// umount2(2) with `UMOUNT_NOFOLLOW`; `lazy` detaches at once (`MNT_DETACH`).
+pub fn umount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
+    let path = c_path(mountpoint)?;
+    let flags = libc::UMOUNT_NOFOLLOW | if lazy { libc::MNT_DETACH } else { 0 };
+    // SAFETY: the path ends with NUL.
+    let rc = unsafe { libc::umount2(path.as_ptr(), flags) };
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// One line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountLine {
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// Type with subtype.
+    pub fs_type: String,
+    /// Source as given at mount.
+    pub source: String,
+}
+
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut at = 0;
+    while at < field.len() {
+        let octal = field.get(at + 1..at + 4).filter(|_| field[at] == b'\\');
+        let value = octal.and_then(|o| {
+            o.iter().try_fold(0u32, |v, &b| {
+                (b'0'..=b'7')
+                    .contains(&b)
+                    .then(|| v * 8 + u32::from(b - b'0'))
+            })
+        });
+        match value.and_then(|v| u8::try_from(v).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 4;
+            }
+            None => {
+                out.push(field[at]);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+/// The mounts of this process's namespace, oldest first.
+pub fn read_mounts() -> io::Result<Vec<MountLine>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut mounts = Vec::new();
+    for line in table.split(|&b| b == b'\n') {
+        let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+        let Some(dash) = fields.iter().position(|f| *f == b"-") else {
+            continue;
+        };
+        let (Some(point), Some(fs_type), Some(source)) =
+            (fields.get(4), fields.get(dash + 1), fields.get(dash + 2))
+        else {
+            continue;
+        };
+        mounts.push(MountLine {
+            mountpoint: std::ffi::OsString::from_vec(unescape(point)).into(),
+            fs_type: String::from_utf8_lossy(fs_type).into_owned(),
+            source: String::from_utf8_lossy(&unescape(source)).into_owned(),
+        });
+    }
+    Ok(mounts)
+}
+
+/// Mount points strictly below `dir`.
+pub fn beneath_mounts(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mounts = read_mounts()?.into_iter().map(|m| m.mountpoint);
+    Ok(mounts.filter(|p| p != dir && p.starts_with(dir)).collect())
+}

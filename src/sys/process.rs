@@ -1,0 +1,137 @@
+//! The process and its host: identity, clocks, randomness, limits.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::types::Time;
+
+fn clock(which: libc::clockid_t) -> libc::timespec {
+    let mut at = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: the pointer is to writable memory of the right size; these clocks always exist.
+    unsafe {
+        libc::clock_gettime(which, at.as_mut_ptr());
+        at.assume_init()
+    }
+}
+
+/// Wall-clock time in nanoseconds since 1970.
+pub fn realtime_ns() -> u64 {
+    let at = clock(libc::CLOCK_REALTIME);
+    u64::try_from(at.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(at.tv_nsec).unwrap_or(0)
+}
+
+/// Time since boot in nanoseconds; never goes back.
+pub fn monotonic_ns() -> u64 {
+    let at = clock(libc::CLOCK_MONOTONIC);
+    u64::try_from(at.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(at.tv_nsec).unwrap_or(0)
+}
+
+/// Wall-clock time.
+pub fn now() -> Time {
+    let at = clock(libc::CLOCK_REALTIME);
+    Time {
+        secs: at.tv_sec,
+        nanos: u32::try_from(at.tv_nsec).unwrap_or(0),
+    }
+}
+
+/// The clock that file systems stamp inodes with: a few milliseconds behind [`now`].
+pub fn coarse_now() -> Time {
+    let at = clock(libc::CLOCK_REALTIME_COARSE);
+    Time {
+        secs: at.tv_sec,
+        nanos: u32::try_from(at.tv_nsec).unwrap_or(0),
+    }
+}
+
+/// Is the effective user root?
+pub fn is_root() -> bool {
+    // SAFETY: plain call without arguments.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// The kernel's id of this boot.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
+}
+
+/// Random bits from the kernel, for ids.
+pub fn random_u128() -> io::Result<u128> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(io::Error::from)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// umask(2) of this thread (after [`super::unshare_fs_state`]) or process; returns the old one.
+pub fn set_umask(mask: u32) -> u32 {
+    // SAFETY: plain call; it cannot fail.
+    unsafe { libc::umask(mask) }
+}
+
+/// How many descriptors this process may have; raises the soft limit to the hard one first.
+pub fn open_files_limit() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is to a writable struct rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
+        return 1024;
+    }
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit {
+            rlim_cur: limit.rlim_max,
+            rlim_max: limit.rlim_max,
+        };
+        // SAFETY: the pointer is to a readable struct rlimit.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+            limit = raised;
+        }
+    }
+    limit.rlim_cur
+}
+
+/// Opens `path` and syncs the whole file system it is on; for a FUSE mount this writes back the
+/// kernel's dirty pages.
+pub fn sync_file_system_of(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path ends with NUL.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor just opened, closed here and nowhere else.
+    let rc = unsafe {
+        let rc = libc::syncfs(fd);
+        libc::close(fd);
+        rc
+    };
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// sd_notify(3): tells the service manager `state`, where there is one (`NOTIFY_SOCKET`).
+pub fn ready_notify(state: &str) {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let bytes = path.as_bytes();
+    let address = match bytes.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&path),
+    };
+    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
+        // Nobody listens: then nobody waits for it either.
+        let _ = socket.send_to_addr(state.as_bytes(), &address);
+    }
+}

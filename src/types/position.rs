@@ -1,0 +1,68 @@
+//! Where in the stream: sequence numbers, histories, watermarks.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The number of a record in its [`History`]; the first is 1, 0 stands before all.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
+)]
+#[serde(transparent)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// Before the first record.
+    pub const ZERO: Seq = Seq(0);
+
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> Seq {
+        Seq(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The line of positions that a [`Seq`] belongs to: a random id, new whenever numbers could be
+/// given a second time (unclean start of the source's host, a state directory restored).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct History(pub u128);
+
+impl fmt::Display for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "History({self})")
+    }
+}
+
+/// A point in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The line.
+    pub history: History,
+    /// The last record included.
+    pub seq: Seq,
+}
+
+/// How far a connection is. Always `durable <= applied <= received <= sent <= captured`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Marks {
+    /// Last record handed to the link.
+    pub sent: Seq,
+    /// Last record stored durably in the target's journal.
+    pub received: Seq,
+    /// Last record whose effect the replica shows.
+    pub applied: Seq,
+    /// Last record whose effect survives a power cut of the target without its journal.
+    pub durable: Seq,
+}
