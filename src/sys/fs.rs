@@ -361,3 +361,6 @@ pub fn statvfs(fd: BorrowedFd<'_>) -> io::Result<libc::statvfs> {
     // SAFETY: the call succeeded and so filled it.
     Ok(unsafe { st.assume_init() })
 }
+
+/// As the nanoseconds of a time for [`utimens_fd`]: the file system's idea of now.
+pub const UTIME_NOW: u32 = libc::UTIME_NOW as u32;

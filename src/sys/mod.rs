@@ -17,10 +17,10 @@ mod xattr;
 pub use cred::{Identity, adopt, unshare_fs_state};
 pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
 pub use fs::{
-    CopyRange, access_anyhow, chmod_fd, chown_fd, copy_file_range, data_segment, fallocate,
-    fdatasync, fsync, ftruncate, linkat_fd, lseek, mkdirat, mknodat, open_beneath, openat, pread,
-    proc_path, pwrite, pwritev_all, readlink_fd, readlinkat, renameat2, statvfs, symlinkat, syncfs,
-    truncate_fd, unlinkat, utimens_fd,
+    CopyRange, UTIME_NOW, access_anyhow, chmod_fd, chown_fd, copy_file_range, data_segment,
+    fallocate, fdatasync, fsync, ftruncate, linkat_fd, lseek, mkdirat, mknodat, open_beneath,
+    openat, pread, proc_path, pwrite, pwritev_all, readlink_fd, readlinkat, renameat2, statvfs,
+    symlinkat, syncfs, truncate_fd, unlinkat, utimens_fd,
 };
 pub use handle::{HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
 pub use mount::{

@@ -1,0 +1,97 @@
+//! The durable fact and the decision.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{FileId, History};
+
+/// What one run leaves for the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Covered {
+    /// Random id of this source's state.
+    pub instance: u128,
+    /// Which line its positions belong to.
+    pub history: History,
+    /// The protected directory's inode.
+    pub root: FileId,
+    /// The protected directory's path when it was mounted.
+    pub directory: String,
+    /// Kernel's id of the boot.
+    pub boot: String,
+    /// When the run began, nanoseconds since 1970.
+    pub began_ns: u64,
+    /// How it ended; `None` while it runs and after a crash.
+    pub clean: Option<Clean>,
+}
+
+/// A clean end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clean {
+    /// The latest `ctime` that a captured operation left.
+    pub last_ctime_ns: u64,
+    /// When the mount had ended.
+    pub ended_ns: u64,
+}
+
+impl Covered {
+    /// For storing.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        rmp_serde::to_vec_named(self).unwrap_or_default()
+    }
+
+    /// `None` where it cannot be understood.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Covered> {
+        rmp_serde::from_slice(bytes).ok()
+    }
+}
+
+/// What can be seen at the start.
+#[derive(Debug, Clone)]
+pub struct Now<'a> {
+    /// The directory's inode.
+    pub root: FileId,
+    /// Kernel's id of the boot.
+    pub boot: &'a str,
+    /// The clock.
+    pub now_ns: u64,
+    /// Time of the journal's last record, where there is one.
+    pub last_record_ns: Option<u64>,
+}
+
+/// What a start may believe. The letter is the row of the table in the room's doc.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// A: nothing is known.
+    Unknown,
+    /// B, D: what has a later `ctime` than this (nanoseconds since 1970) is in doubt.
+    DoubtAfter(u64),
+    /// C: everything is in doubt.
+    DoubtAll,
+    /// E, F: positions and records of the last run are void.
+    NewHistory,
+}
+
+/// An operation may have been under way, and so be in no record, for this long before the last record
+/// was written.
+const UNDER_WAY_NS: u64 = 10_000_000_000;
+
+/// Decides; see the table in the room's doc.
+pub fn assess(last: Option<&Covered>, now: &Now<'_>) -> Verdict {
+    let Some(last) = last else {
+        return Verdict::Unknown;
+    };
+    if last.root != now.root {
+        return Verdict::NewHistory;
+    }
+    match last.clean {
+        Some(clean) if now.now_ns < clean.ended_ns => Verdict::DoubtAll,
+        Some(clean) => Verdict::DoubtAfter(clean.last_ctime_ns),
+        None if last.boot == now.boot => {
+            let known = now
+                .last_record_ns
+                .unwrap_or(last.began_ns)
+                .max(last.began_ns);
+            Verdict::DoubtAfter(known.saturating_sub(UNDER_WAY_NS))
+        }
+        None => Verdict::NewHistory,
+    }
+}

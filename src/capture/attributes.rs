@@ -1,0 +1,183 @@
+//! Captured changes of attributes.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+
+use crate::passthrough::{Error, OpenFile};
+use crate::sys::{self, FileStat};
+use crate::types::{FileId, Op, Time};
+
+use super::core::{Call, Capture};
+
+/// What a timestamp becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeChange {
+    /// The file system's idea of now.
+    Now,
+    /// This.
+    To(Time),
+}
+
+/// The attributes that one request changes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AttrChange {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<TimeChange>,
+    /// Modification time.
+    pub mtime: Option<TimeChange>,
+}
+
+impl AttrChange {
+    fn is_nothing(&self) -> bool {
+        self.is_plain_size() && self.size.is_none()
+    }
+
+    fn is_plain_size(&self) -> bool {
+        self.mode.is_none()
+            && self.uid.is_none()
+            && self.gid.is_none()
+            && self.atime.is_none()
+            && self.mtime.is_none()
+    }
+}
+
+impl Capture {
+    /// Changes attributes of an inode; returns them as they are afterwards.
+    ///
+    /// # Errors
+    /// What the calls below say. A request may hold several changes; those before the one that failed
+    /// stay and are recorded.
+    pub fn set_attrs(
+        &self,
+        call: &Call,
+        id: FileId,
+        file: Option<&OpenFile>,
+        change: &AttrChange,
+    ) -> Result<FileStat, Error> {
+        if change.is_nothing() {
+            // HANDLE_KILLPRIV_V2 sends such a request for what the file system does by itself.
+            return self.tree.stat(id);
+        }
+        let locked = self.lock(&[id]);
+        if let (Some(size), true) = (change.size, change.is_plain_size()) {
+            return self.truncate_locked(&locked, call, id, file, size);
+        }
+        if let Some(size) = change.size {
+            self.truncate_locked(&locked, call, id, file, size)?;
+        }
+        self.act_as_root()?;
+        let node = self.tree.node(id)?;
+        let done = self.change_below(id, &node, change);
+        let stat = self.stat_after(node.as_fd(), id)?;
+        if stat.nlink > 0 {
+            let wants_atime = self.options.atime && change.atime.is_some();
+            let op = Op::SetAttr {
+                id,
+                atime: wants_atime.then_some(stat.atime),
+            };
+            let mut body = self.body(call, op, self.path_hint(file, &node));
+            body.after = Some(stat.attrs());
+            self.record(&locked, &body, &[], &[id]);
+        }
+        done.map(|()| stat)
+    }
+
+    fn change_below(&self, id: FileId, node: &impl AsFd, change: &AttrChange) -> Result<(), Error> {
+        let fd = node.as_fd();
+        let fail = |op| {
+            move |source| Error {
+                op,
+                id: Some(id),
+                source,
+            }
+        };
+        if change.uid.is_some() || change.gid.is_some() {
+            sys::chown_fd(fd, change.uid, change.gid).map_err(fail("chown"))?;
+        }
+        if let Some(mode) = change.mode {
+            sys::chmod_fd(fd, mode).map_err(fail("chmod"))?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            let now = Time {
+                secs: 0,
+                nanos: sys::UTIME_NOW,
+            };
+            let spec = |time: Option<TimeChange>| {
+                time.map(|time| match time {
+                    TimeChange::Now => now,
+                    TimeChange::To(time) => time,
+                })
+            };
+            sys::utimens_fd(fd, spec(change.atime), spec(change.mtime))
+                .map_err(fail("utimensat"))?;
+        }
+        Ok(())
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// What setxattr(2) says below.
+    pub fn set_xattr(
+        &self,
+        call: &Call,
+        id: FileId,
+        name: &CStr,
+        value: &[u8],
+        flags: i32,
+    ) -> Result<(), Error> {
+        let locked = self.lock(&[id]);
+        self.act_as_root()?;
+        let node = self.tree.node(id)?;
+        sys::setxattr(node.as_fd(), name, value, flags).map_err(|source| Error {
+            op: "setxattr",
+            id: Some(id),
+            source,
+        })?;
+        let stat = self.stat_after(node.as_fd(), id)?;
+        if stat.nlink > 0 {
+            let op = Op::SetXattr {
+                id,
+                name: name.to_bytes().to_vec(),
+            };
+            let mut body = self.body(call, op, self.path_hint(None, &node));
+            body.after = Some(stat.attrs());
+            self.record(&locked, &body, value, &[id]);
+        }
+        Ok(())
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// What removexattr(2) says below.
+    pub fn remove_xattr(&self, call: &Call, id: FileId, name: &CStr) -> Result<(), Error> {
+        let locked = self.lock(&[id]);
+        self.act_as_root()?;
+        let node = self.tree.node(id)?;
+        sys::removexattr(node.as_fd(), name).map_err(|source| Error {
+            op: "removexattr",
+            id: Some(id),
+            source,
+        })?;
+        let stat = self.stat_after(node.as_fd(), id)?;
+        if stat.nlink > 0 {
+            let op = Op::RemoveXattr {
+                id,
+                name: name.to_bytes().to_vec(),
+            };
+            let mut body = self.body(call, op, self.path_hint(None, &node));
+            body.after = Some(stat.attrs());
+            self.record(&locked, &body, &[], &[id]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! Captured changes of a file's bytes.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+
+use crate::passthrough::{Error, OpenFile};
+use crate::sys::{self, CopyRange, FileStat};
+use crate::types::{FileId, Op, limits};
+
+use super::core::{Call, Capture};
+use super::order::Locked;
+
+/// A range of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+}
+
+/// fallocate modes that move bytes about: `FALLOC_FL_COLLAPSE_RANGE`, `FALLOC_FL_INSERT_RANGE`.
+const SHIFTING: i32 = libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_INSERT_RANGE;
+
+impl Capture {
+    /// Writes at `offset`; returns how many bytes were written.
+    ///
+    /// # Errors
+    /// What pwrite(2) says below; then nothing was written and nothing is recorded.
+    pub fn write(
+        &self,
+        call: &Call,
+        file: &OpenFile,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<usize, Error> {
+        let id = file.id;
+        let locked = self.lock(&[id]);
+        self.act_as(call)?;
+        let written = sys::pwrite(file.fd.as_fd(), data, offset).map_err(|source| Error {
+            op: "write",
+            id: Some(id),
+            source,
+        })?;
+        let op = Op::Write { id, offset };
+        self.record_content(&locked, call, file, op, &data[..written]);
+        Ok(written)
+    }
+
+    /// Sets the size of an open file or, without one, of an inode.
+    ///
+    /// # Errors
+    /// What ftruncate(2) says below.
+    pub fn truncate(
+        &self,
+        call: &Call,
+        id: FileId,
+        file: Option<&OpenFile>,
+        size: u64,
+    ) -> Result<FileStat, Error> {
+        let locked = self.lock(&[id]);
+        self.truncate_locked(&locked, call, id, file, size)
+    }
+
+    pub(super) fn truncate_locked(
+        &self,
+        locked: &Locked<'_>,
+        call: &Call,
+        id: FileId,
+        file: Option<&OpenFile>,
+        size: u64,
+    ) -> Result<FileStat, Error> {
+        self.act_as(call)?;
+        let fail = |source| Error {
+            op: "truncate",
+            id: Some(id),
+            source,
+        };
+        let node = self.tree.node(id)?;
+        match file {
+            Some(file) => sys::ftruncate(file.fd.as_fd(), size).map_err(fail)?,
+            None => sys::truncate_fd(node.as_fd(), size).map_err(fail)?,
+        }
+        let stat = self.stat_after(node.as_fd(), id)?;
+        if stat.nlink > 0 {
+            let mut body = self.body(call, Op::Truncate { id, size }, self.path_hint(file, &node));
+            body.after = Some(stat.attrs());
+            self.record(locked, &body, &[], &[id]);
+        }
+        Ok(stat)
+    }
+
+    /// fallocate(2) in any mode that the file system below knows.
+    ///
+    /// # Errors
+    /// What fallocate(2) says below.
+    pub fn fallocate(
+        &self,
+        call: &Call,
+        file: &OpenFile,
+        extent: Extent,
+        mode: i32,
+    ) -> Result<(), Error> {
+        let id = file.id;
+        let Extent { offset, length } = extent;
+        let locked = self.lock(&[id]);
+        self.act_as(call)?;
+        if mode & SHIFTING != 0 {
+            self.shifts.fetch_add(1, Ordering::AcqRel);
+        }
+        sys::fallocate(file.fd.as_fd(), mode, offset, length).map_err(|source| Error {
+            op: "fallocate",
+            id: Some(id),
+            source,
+        })?;
+        let op = Op::Fallocate {
+            id,
+            mode,
+            offset,
+            length,
+        };
+        self.record_content(&locked, call, file, op, &[]);
+        Ok(())
+    }
+
+    /// Copies inside the file system, at most one record's payload at a time: the caller asks again
+    /// for the rest, as the system call allows. The record carries the bytes as they now stand, since
+    /// copying a second time from a source that has changed would give others.
+    ///
+    /// # Errors
+    /// What copy_file_range(2) says below.
+    pub fn copy_file_range(
+        &self,
+        call: &Call,
+        from: &OpenFile,
+        to: &OpenFile,
+        range: CopyRange,
+    ) -> Result<usize, Error> {
+        let id = to.id;
+        let range = CopyRange {
+            length: range.length.min(limits::PAYLOAD_BYTES_MAX),
+            ..range
+        };
+        let fail = |source| Error {
+            op: "copy_file_range",
+            id: Some(id),
+            source,
+        };
+        let locked = self.lock(&[from.id, id]);
+        self.act_as(call)?;
+        let copied = sys::copy_file_range(from.fd.as_fd(), to.fd.as_fd(), range).map_err(fail)?;
+        if copied == 0 {
+            return Ok(0);
+        }
+        let mut bytes = vec![0u8; copied];
+        match sys::pread(to.fd.as_fd(), &mut bytes, range.to) {
+            Ok(read) if read == copied => {
+                let op = Op::Write {
+                    id,
+                    offset: range.to,
+                };
+                self.record_content(&locked, call, to, op, &bytes);
+            }
+            // What was copied cannot be read back: it happened, so it is in doubt.
+            Ok(_) | Err(_) => self.doubt(&[id], false),
+        }
+        Ok(copied)
+    }
+
+    fn record_content(
+        &self,
+        locked: &Locked<'_>,
+        call: &Call,
+        file: &OpenFile,
+        op: Op,
+        payload: &[u8],
+    ) {
+        match self.stat_after(file.fd.as_fd(), file.id) {
+            Ok(stat) if stat.nlink == 0 => {}
+            Ok(stat) => {
+                let mut body = self.body(call, op, file.path.clone());
+                body.after = Some(stat.attrs());
+                self.record(locked, &body, payload, &[file.id]);
+            }
+            // The change happened, what it led to is not known.
+            Err(_) => self.doubt(&[file.id], false),
+        }
+    }
+
+    pub(super) fn path_hint(&self, file: Option<&OpenFile>, node: &impl AsFd) -> Vec<u8> {
+        let node: BorrowedFd<'_> = node.as_fd();
+        file.map_or_else(|| self.tree.path_of(node), |file| file.path.clone())
+    }
+
+    /// Writes an open file's data through to the disk below.
+    ///
+    /// # Errors
+    /// What fsync(2) or fdatasync(2) says below.
+    pub fn sync_file(&self, file: &OpenFile, data_only: bool) -> Result<(), Error> {
+        let fd = file.fd.as_fd();
+        let done = if data_only {
+            sys::fdatasync(fd)
+        } else {
+            sys::fsync(fd)
+        };
+        done.map_err(|source| Error {
+            op: "fsync",
+            id: Some(file.id),
+            source,
+        })
+    }
+}

@@ -1,0 +1,450 @@
+//! What every captured call shares: locks, the append, gaps, the check of uncovered time.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::codec::Draft;
+use crate::journal::{self, Journal};
+use crate::passthrough::{Error, Handles, OpenDir, OpenFile, Tree};
+use crate::sync::{Mutex, Rank};
+use crate::sys::{self, FileStat, Identity};
+use crate::types::{Body, Caller, FileId, Name, Op, RequestId, Seq, Time, limits};
+
+use super::order::{DirRename, Locked, Order};
+
+/// One request of the kernel, as far as capture needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    /// Who asked.
+    pub caller: Caller,
+    /// The kernel's number of the request.
+    pub unique: u64,
+    /// False when the kernel says that suid, sgid and file capabilities are to go.
+    pub keeps_suid: bool,
+}
+
+impl Call {
+    /// A call of our own.
+    pub const OURS: Call = Call {
+        caller: Caller {
+            uid: 0,
+            gid: 0,
+            pid: 0,
+        },
+        unique: 0,
+        keeps_suid: true,
+    };
+}
+
+/// Who wants to know about what goes wrong with the queue; implemented above. Called under inode
+/// locks: note it, wake somebody, return.
+pub trait Observer: Send + Sync {
+    /// A gap stands in the journal: a mirror of what is in doubt is wanted.
+    fn gap_recorded(&self);
+    /// The backlog was given up; these cursors lost their records.
+    fn backlog_given_up(&self, cursors: Vec<String>, why: String);
+    /// An operation could not be recorded.
+    fn record_lost(&self, why: String);
+}
+
+/// Time during which nobody watched the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uncovered {
+    /// The last `ctime` that was captured.
+    pub after: Time,
+    /// When the mount was there again.
+    pub until: Time,
+}
+
+impl Uncovered {
+    /// Was an inode with this `ctime` last changed while nobody watched?
+    pub fn covers(&self, ctime: Time) -> bool {
+        ctime > self.after && ctime <= self.until
+    }
+}
+
+/// How to capture.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Replicate access times that are set explicitly.
+    pub atime: bool,
+    /// Where the durable gap flag lives (a file, created here).
+    pub gap_file: PathBuf,
+}
+
+#[derive(Debug, Default)]
+struct Gap {
+    ids: Vec<FileId>,
+    everything: bool,
+}
+
+/// The file system with capture.
+pub struct Capture {
+    pub(super) tree: Tree,
+    pub(super) journal: Arc<Journal>,
+    pub(super) options: Options,
+    /// Open files of the mount.
+    pub files: Handles<OpenFile>,
+    /// Open directories of the mount.
+    pub dirs: Handles<OpenDir>,
+    order: Order,
+    incarnation: u64,
+    observer: Arc<dyn Observer>,
+    gap_open: AtomicBool,
+    gap: Mutex<(Gap, File)>,
+    last_ctime_ns: AtomicU64,
+    checking: AtomicBool,
+    uncovered: Mutex<Option<Uncovered>>,
+    /// Changes whenever a file's bytes move (collapse, insert): images in progress start anew.
+    pub(super) shifts: AtomicU64,
+}
+
+impl std::fmt::Debug for Capture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Capture")
+            .field("root", &self.tree.root_id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// `None` for the time before 1970, which no watch compares.
+fn nanoseconds(time: Time) -> u64 {
+    u64::try_from(time.secs)
+        .unwrap_or(0)
+        .saturating_mul(1_000_000_000)
+        + u64::from(time.nanos)
+}
+
+impl Capture {
+    /// Puts capture over a tree. Returns also whether the durable gap flag was set, that is: whether
+    /// an earlier run lost records and never got to say which.
+    ///
+    /// # Errors
+    /// When the gap file cannot be made.
+    pub fn new(
+        tree: Tree,
+        journal: Arc<Journal>,
+        options: Options,
+        observer: Arc<dyn Observer>,
+    ) -> std::io::Result<(Capture, bool)> {
+        let (file, was_set) = open_gap_file(&options.gap_file)?;
+        let capture = Capture {
+            tree,
+            journal,
+            options,
+            files: Handles::default(),
+            dirs: Handles::default(),
+            order: Order::new(),
+            incarnation: sys::random_u128()? as u64,
+            observer,
+            gap_open: AtomicBool::new(false),
+            gap: Mutex::new(Rank::Suspects, (Gap::default(), file)),
+            last_ctime_ns: AtomicU64::new(0),
+            checking: AtomicBool::new(false),
+            uncovered: Mutex::new(Rank::Leaf, None),
+            shifts: AtomicU64::new(0),
+        };
+        Ok((capture, was_set))
+    }
+
+    /// The tree below.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// The latest `ctime` that a captured operation left, as nanoseconds since 1970.
+    pub fn last_ctime_ns(&self) -> u64 {
+        self.last_ctime_ns.load(Ordering::Acquire)
+    }
+
+    /// From now until [`Capture::end_check`], inodes that were last changed in `uncovered` are put in
+    /// doubt before an operation touches them.
+    pub fn begin_check(&self, uncovered: Uncovered) {
+        *self.uncovered.lock() = Some(uncovered);
+        self.checking.store(true, Ordering::Release);
+    }
+
+    /// The walk over the whole tree is done.
+    pub fn end_check(&self) {
+        self.checking.store(false, Ordering::Release);
+        *self.uncovered.lock() = None;
+    }
+
+    /// Is the check of an uncovered time under way?
+    pub fn is_checking(&self) -> bool {
+        self.checking.load(Ordering::Acquire)
+    }
+
+    /// Puts files in doubt: they stand in the journal as a gap.
+    ///
+    /// Takes no inode locks: a directory whose listing changes at the same time is recorded too, and
+    /// the image that settles the doubt is taken under its lock, later.
+    pub fn doubt(&self, ids: &[FileId], everything: bool) {
+        for part in ids.chunks(limits::GAP_IDS_MAX) {
+            self.append_gap(Gap {
+                ids: part.to_vec(),
+                everything: false,
+            });
+        }
+        if everything {
+            self.append_gap(Gap {
+                ids: Vec::new(),
+                everything: true,
+            });
+        }
+    }
+
+    /// Takes the locks of these inodes.
+    pub fn lock(&self, ids: &[FileId]) -> Locked<'_> {
+        let locked = self.order.lock(DirRename::No, ids);
+        self.check_doubts(ids);
+        locked
+    }
+
+    pub(super) fn lock_for_dir_move(&self, ids: &[FileId]) -> Locked<'_> {
+        let locked = self.order.lock(DirRename::Yes, ids);
+        self.check_doubts(ids);
+        locked
+    }
+
+    /// Takes the locks without looking for doubts: for images, which settle them.
+    pub(super) fn lock_for_image(&self, id: FileId) -> Locked<'_> {
+        self.order.lock(DirRename::No, &[id])
+    }
+
+    fn check_doubts(&self, ids: &[FileId]) {
+        if !self.is_checking() {
+            return;
+        }
+        let Some(uncovered) = *self.uncovered.lock() else {
+            return;
+        };
+        let in_doubt = |id: &&FileId| {
+            self.tree
+                .stat(**id)
+                .is_ok_and(|stat| uncovered.covers(stat.ctime))
+        };
+        let ids: Vec<FileId> = ids.iter().filter(in_doubt).copied().collect();
+        if !ids.is_empty() {
+            self.doubt(&ids, false);
+        }
+    }
+
+    /// Makes this thread act for the caller on the file system below.
+    pub(super) fn act_as(&self, call: &Call) -> Result<(), Error> {
+        let who = Identity {
+            uid: call.caller.uid,
+            gid: call.caller.gid,
+            keeps_suid: call.keeps_suid,
+        };
+        sys::adopt(who).map_err(|source| Error {
+            op: "taking the caller's identity",
+            id: None,
+            source,
+        })
+    }
+
+    pub(super) fn act_as_root(&self) -> Result<(), Error> {
+        self.act_as(&Call::OURS)
+    }
+
+    pub(super) fn body(&self, call: &Call, op: Op, path: Vec<u8>) -> Body {
+        let request = RequestId {
+            incarnation: self.incarnation,
+            unique: call.unique,
+        };
+        Body {
+            caller: call.caller,
+            request,
+            path,
+            ..Body::of(op)
+        }
+    }
+
+    /// stat after the operation, whose `ctime` becomes part of the covered time.
+    pub(super) fn stat_after(&self, fd: BorrowedFd<'_>, id: FileId) -> Result<FileStat, Error> {
+        let stat = self.tree.stat_fd(fd, id)?;
+        self.last_ctime_ns
+            .fetch_max(nanoseconds(stat.ctime), Ordering::AcqRel);
+        Ok(stat)
+    }
+
+    /// Records what just took effect. `touched` are the files in doubt should that fail.
+    pub(super) fn record(
+        &self,
+        locked: &Locked<'_>,
+        body: &Body,
+        payload: &[u8],
+        touched: &[FileId],
+    ) {
+        debug_assert!(
+            touched.iter().any(|&id| locked.holds(id)),
+            "recording needs the lock"
+        );
+        if self.gap_open.load(Ordering::Acquire) {
+            self.close_gap();
+        }
+        let draft = Draft::new(body, payload);
+        if let Err(error) = self.append(&draft) {
+            self.open_gap(touched, &error);
+        }
+    }
+
+    /// Appends; a full queue is given up and the record appended to the new one.
+    pub(super) fn append(&self, draft: &Draft<'_>) -> Result<Seq, journal::Error> {
+        self.append_or_give_up(|| self.journal.append(draft))
+    }
+
+    pub(super) fn append_group(&self, drafts: &[Draft<'_>]) -> Result<Seq, journal::Error> {
+        self.append_or_give_up(|| self.journal.append_group(drafts))
+    }
+
+    fn append_or_give_up(
+        &self,
+        append: impl Fn() -> Result<Seq, journal::Error>,
+    ) -> Result<Seq, journal::Error> {
+        let first = append();
+        let Err(error @ journal::Error::Full { .. }) = first else {
+            return first;
+        };
+        let cursors = self.journal.give_up()?;
+        self.observer.backlog_given_up(cursors, error.to_string());
+        append()
+    }
+
+    fn open_gap(&self, touched: &[FileId], error: &journal::Error) {
+        let mut guard = self.gap.lock();
+        let (gap, file) = &mut *guard;
+        if gap.ids.len() + touched.len() > limits::GAP_IDS_MAX {
+            gap.everything = true;
+            gap.ids.clear();
+        } else if !gap.everything {
+            gap.ids.extend_from_slice(touched);
+        }
+        if !self.gap_open.swap(true, Ordering::AcqRel) {
+            // The flag is durable before the application hears of its operation. Where even that
+            // fails nothing durable is possible any more; the flag in memory still holds.
+            if let Err(e) = set_gap_flag(file, true) {
+                tracing::error!(error = %e, "cannot make the gap durable");
+            }
+        }
+        drop(guard);
+        tracing::error!(%error, "an operation could not be recorded: files are in doubt");
+        self.observer.record_lost(error.to_string());
+    }
+
+    fn close_gap(&self) {
+        let mut guard = self.gap.lock();
+        if !self.gap_open.load(Ordering::Acquire) {
+            return;
+        }
+        let (gap, file) = &mut *guard;
+        let op = Op::Gap {
+            ids: gap.ids.clone(),
+            everything: gap.everything,
+        };
+        if self.append(&Draft::new(&Body::of(op), &[])).is_err() {
+            return;
+        }
+        *gap = Gap::default();
+        self.gap_open.store(false, Ordering::Release);
+        if let Err(error) = set_gap_flag(file, false) {
+            tracing::error!(%error, "cannot clear the durable gap flag: a mirror follows at the next start");
+        }
+        drop(guard);
+        self.observer.gap_recorded();
+    }
+
+    fn append_gap(&self, gap: Gap) {
+        let op = Op::Gap {
+            ids: gap.ids.clone(),
+            everything: gap.everything,
+        };
+        match self.append(&Draft::new(&Body::of(op), &[])) {
+            Ok(_) => self.observer.gap_recorded(),
+            Err(error) => self.open_gap(&gap.ids, &error),
+        }
+    }
+
+    /// Is there a gap that could not be recorded yet?
+    pub fn has_open_gap(&self) -> bool {
+        self.gap_open.load(Ordering::Acquire)
+    }
+
+    /// Tries to record an open gap; true when there is none (any more).
+    pub fn try_close_gap(&self) -> bool {
+        if self.has_open_gap() {
+            self.close_gap();
+        }
+        !self.has_open_gap()
+    }
+
+    /// Appends a record of a job (mirror begin and end).
+    ///
+    /// # Errors
+    /// What the journal says.
+    pub fn append_job(&self, op: Op) -> Result<Seq, journal::Error> {
+        self.append(&Draft::new(&Body::of(op), &[]))
+    }
+}
+
+/// The directory's path with the name after it; for people only.
+pub(super) fn joined(tree: &Tree, dir: BorrowedFd<'_>, name: &Name) -> Vec<u8> {
+    let mut path = tree.path_of(dir);
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name.as_bytes());
+    path
+}
+
+pub(super) fn c_name(name: &Name) -> CString {
+    // A name has no NUL: its constructor saw to that.
+    CString::new(name.as_bytes()).unwrap_or_default()
+}
+
+const GAP_CLEAR: &[u8; 4] = b"none";
+const GAP_SET: &[u8; 4] = b"gap!";
+
+/// Opens the flag file with its four bytes allocated, so that setting it needs no space.
+fn open_gap_file(path: &Path) -> std::io::Result<(File, bool)> {
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    let bytes = std::fs::read(path)?;
+    let was_set = !bytes.is_empty() && bytes != GAP_CLEAR;
+    if bytes.is_empty() {
+        file.write_all(GAP_CLEAR)?;
+        file.sync_all()?;
+    }
+    Ok((file, was_set))
+}
+
+fn set_gap_flag(file: &File, set: bool) -> std::io::Result<()> {
+    let bytes = if set { GAP_SET } else { GAP_CLEAR };
+    sys::pwrite(file.as_fd(), bytes, 0)?;
+    sys::fdatasync(file.as_fd())
+}
+
+impl Capture {
+    /// Clears the durable flag: everything has been put in doubt, so nothing is missing any more.
+    ///
+    /// # Errors
+    /// When the flag file cannot be written.
+    pub fn clear_gap_flag(&self) -> std::io::Result<()> {
+        set_gap_flag(&self.gap.lock().1, false)
+    }
+}

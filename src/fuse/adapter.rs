@@ -1,0 +1,704 @@
+//! One method per request: decode, call capture, reply.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::capture::{AttrChange, Call, Capture, Created, Extent, NewNode, OpenMode};
+use crate::passthrough::{Error, OpenFile};
+use crate::sys::{self, CopyRange};
+use crate::types::{Caller, FileId, Name, Node, limits};
+
+use super::errno::{errno, unknown_handle, unknown_node};
+use super::nodes::Nodes;
+use super::reply::{self, NEGATIVE_TTL, TTL};
+
+/// What the kernel and we agreed on, for the log and for who asks.
+pub(super) type Agreed = Arc<std::sync::OnceLock<String>>;
+
+/// The file system as fuser wants it.
+pub struct Adapter {
+    pub(super) capture: Arc<Capture>,
+    pub(super) nodes: Nodes,
+    pub(super) agreed: Agreed,
+}
+
+fn call(req: &Request) -> Call {
+    Call {
+        caller: Caller {
+            uid: req.uid(),
+            gid: req.gid(),
+            pid: req.pid(),
+        },
+        unique: req.unique().0,
+        keeps_suid: true,
+    }
+}
+
+/// Whoever is not root loses suid, sgid and file capabilities by changing content.
+fn changing_call(req: &Request) -> Call {
+    Call {
+        keeps_suid: req.uid() == 0,
+        ..call(req)
+    }
+}
+
+fn bad(op: &'static str, errno: i32) -> Error {
+    Error {
+        op,
+        id: None,
+        source: io::Error::from_raw_os_error(errno),
+    }
+}
+
+fn name_of(name: &OsStr) -> Result<Name, Error> {
+    let too_long = name.len() > limits::NAME_BYTES_MAX;
+    let errno = if too_long {
+        libc::ENAMETOOLONG
+    } else {
+        libc::EINVAL
+    };
+    Name::new(name.as_bytes()).map_err(|_| bad("name", errno))
+}
+
+fn xattr_name(name: &OsStr) -> Result<CString, Error> {
+    CString::new(name.as_bytes()).map_err(|_| bad("attribute name", libc::EINVAL))
+}
+
+/// Replies with the error, or goes on with the value.
+macro_rules! attempt {
+    ($reply:expr, $result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return $reply.error(errno(&error)),
+        }
+    };
+}
+
+/// How the kernel is to treat an open file: readers through its cache, which stays valid since every
+/// change passes here; who only writes past it, in one piece; who does both through it again, written
+/// through.
+fn open_reply(mode: OpenMode) -> FopenFlags {
+    match mode.flags & libc::O_ACCMODE {
+        libc::O_WRONLY => FopenFlags::FOPEN_DIRECT_IO,
+        _ => FopenFlags::FOPEN_KEEP_CACHE,
+    }
+}
+
+impl Adapter {
+    pub(super) fn id(&self, node: INodeNo) -> Result<FileId, Error> {
+        self.nodes
+            .id(node.0)
+            .ok_or_else(|| bad("node", unknown_node().code()))
+    }
+
+    fn file(&self, fh: FileHandle) -> Result<Arc<OpenFile>, Error> {
+        self.capture
+            .files
+            .get(fh.0)
+            .ok_or_else(|| bad("open file", unknown_handle().code()))
+    }
+
+    fn reply_created(&self, reply: ReplyEntry, created: &Created) {
+        self.nodes.remember(created.id);
+        let attr = reply::attr(&created.stat, self.nodes.number(created.id));
+        reply.entry(&TTL, &attr, Generation(created.id.generation.0));
+    }
+
+    fn make(
+        &self,
+        req: &Request,
+        dir: INodeNo,
+        name: &OsStr,
+        new: &NewNode,
+    ) -> Result<Created, Error> {
+        self.capture
+            .make(&call(req), self.id(dir)?, &name_of(name)?, new)
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_BIG_WRITES,
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_MAX_PAGES,
+        ];
+        let offered = config.capabilities();
+        let mut missing = Vec::new();
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                missing.push(format!("{flag:?}"));
+            }
+        }
+        let bytes = u32::try_from(limits::PAYLOAD_BYTES_MAX).unwrap_or(u32::MAX);
+        if let Err(nearest) = config.set_max_write(bytes) {
+            let _ = config.set_max_write(nearest);
+        }
+        for needed in [InitFlags::FUSE_POSIX_ACL, InitFlags::FUSE_DONT_MASK] {
+            if !offered.contains(needed) {
+                tracing::error!(?needed, "this kernel cannot judge permissions for us");
+                return Err(io::Error::from_raw_os_error(libc::EPROTO));
+            }
+        }
+        let text = format!(
+            "kernel ABI {}, not offered: [{}]",
+            config.kernel_abi(),
+            missing.join(", ")
+        );
+        tracing::info!("{text}");
+        let _ = self.agreed.set(text);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let dir = attempt!(reply, self.id(parent));
+        let name = attempt!(reply, name_of(name));
+        match self.capture.tree().lookup(dir, &name) {
+            Ok((id, stat)) => self.reply_created(reply, &Created { id, stat }),
+            Err(e) if e.errno() == libc::ENOENT => {
+                reply.entry(&NEGATIVE_TTL, &reply::negative(), Generation(0));
+            }
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.nodes.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let id = attempt!(reply, self.id(ino));
+        let open = fh
+            .and_then(|fh| self.capture.files.get(fh.0))
+            .filter(|file| file.id == id);
+        let stat = match open {
+            Some(file) => self.capture.tree().stat_fd(file.fd.as_fd(), id),
+            None => self.capture.tree().stat(id),
+        };
+        let stat = attempt!(reply, stat);
+        reply.attr(&TTL, &reply::attr(&stat, stat.ino));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let id = attempt!(reply, self.id(ino));
+        let open = fh
+            .and_then(|fh| self.capture.files.get(fh.0))
+            .filter(|file| file.id == id);
+        let change = AttrChange {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(reply::time_change),
+            mtime: mtime.map(reply::time_change),
+        };
+        let done = self
+            .capture
+            .set_attrs(&changing_call(req), id, open.as_deref(), &change);
+        let stat = attempt!(reply, done);
+        reply.attr(&TTL, &reply::attr(&stat, stat.ino));
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let id = attempt!(reply, self.id(ino));
+        let node = attempt!(reply, self.capture.tree().node(id));
+        let target = sys::readlink_fd(node.as_fd()).map_err(|source| Error {
+            op: "readlink",
+            id: Some(id),
+            source,
+        });
+        let target = attempt!(reply, target);
+        reply.data(&target);
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let node = match mode & libc::S_IFMT {
+            libc::S_IFIFO => Node::Fifo,
+            libc::S_IFSOCK => Node::Socket,
+            libc::S_IFCHR => Node::Char(reply::user_dev(rdev)),
+            libc::S_IFBLK => Node::Block(reply::user_dev(rdev)),
+            libc::S_IFREG | 0 => Node::File,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let new = NewNode { node, mode, umask };
+        let created = attempt!(reply, self.make(req, parent, name, &new));
+        self.reply_created(reply, &created);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let new = NewNode {
+            node: Node::Dir,
+            mode,
+            umask,
+        };
+        let created = attempt!(reply, self.make(req, parent, name, &new));
+        self.reply_created(reply, &created);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let node = Node::Symlink(target.as_os_str().as_bytes().to_vec());
+        let new = NewNode {
+            node,
+            mode: 0o777,
+            umask: 0,
+        };
+        let created = attempt!(reply, self.make(req, parent, link_name, &new));
+        self.reply_created(reply, &created);
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let dir = attempt!(reply, self.id(parent));
+        let name = attempt!(reply, name_of(name));
+        attempt!(reply, self.capture.unlink(&call(req), dir, &name));
+        reply.ok();
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let dir = attempt!(reply, self.id(parent));
+        let name = attempt!(reply, name_of(name));
+        attempt!(reply, self.capture.rmdir(&call(req), dir, &name));
+        reply.ok();
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (from, to) = (
+            attempt!(reply, self.id(parent)),
+            attempt!(reply, self.id(newparent)),
+        );
+        let (name, new) = (
+            attempt!(reply, name_of(name)),
+            attempt!(reply, name_of(newname)),
+        );
+        let done = self
+            .capture
+            .rename(&call(req), (from, &name), (to, &new), flags.bits());
+        attempt!(reply, done);
+        reply.ok();
+    }
+
+    fn link(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (id, dir) = (
+            attempt!(reply, self.id(ino)),
+            attempt!(reply, self.id(newparent)),
+        );
+        let name = attempt!(reply, name_of(newname));
+        let created = attempt!(reply, self.capture.link(&call(req), id, dir, &name));
+        self.reply_created(reply, &created);
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let id = attempt!(reply, self.id(ino));
+        let mode = OpenMode { flags: flags.0 };
+        let (file, _) = attempt!(reply, self.capture.open(&call(req), id, mode));
+        reply.opened(
+            FileHandle(self.capture.files.insert(file)),
+            open_reply(mode),
+        );
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let dir = attempt!(reply, self.id(parent));
+        let name = attempt!(reply, name_of(name));
+        let new = NewNode {
+            node: Node::File,
+            mode,
+            umask,
+        };
+        let open = OpenMode { flags };
+        let done = self.capture.create(&call(req), dir, &name, &new, open);
+        let (created, file) = attempt!(reply, done);
+        self.nodes.remember(created.id);
+        let attr = reply::attr(&created.stat, self.nodes.number(created.id));
+        let fh = FileHandle(self.capture.files.insert(file));
+        reply.created(
+            &TTL,
+            &attr,
+            Generation(created.id.generation.0),
+            fh,
+            open_reply(open),
+        );
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let file = attempt!(reply, self.file(fh));
+        let mut buf = vec![0u8; size as usize];
+        let read = sys::pread(file.fd.as_fd(), &mut buf, offset).map_err(|source| Error {
+            op: "read",
+            id: Some(file.id),
+            source,
+        });
+        let read = attempt!(reply, read);
+        reply.data(&buf[..read]);
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let file = attempt!(reply, self.file(fh));
+        let strips = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let call = Call {
+            keeps_suid: !strips,
+            ..call(req)
+        };
+        let written = attempt!(reply, self.capture.write(&call, &file, offset, data));
+        reply.written(u32::try_from(written).unwrap_or(u32::MAX));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        drop(self.capture.files.remove(fh.0));
+        reply.ok();
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // Every write is captured before it returns: closing has nothing left to do, and the kernel
+        // need not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let file = attempt!(reply, self.file(fh));
+        attempt!(reply, self.capture.sync_file(&file, datasync));
+        reply.ok();
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let id = attempt!(reply, self.id(ino));
+        let number = attempt!(reply, self.open_dir(id));
+        reply.opened(FileHandle(number), FopenFlags::FOPEN_KEEP_CACHE);
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        match self.list(fh.0, offset, &mut reply) {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        match self.list_plus(fh.0, offset, &mut reply) {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        drop(self.capture.dirs.remove(fh.0));
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let Some(dir) = self.capture.dirs.get(fh.0) else {
+            return reply.error(unknown_handle());
+        };
+        let done = sys::fsync(dir.fd.as_fd()).map_err(|source| Error {
+            op: "fsync",
+            id: Some(dir.id),
+            source,
+        });
+        attempt!(reply, done);
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let done = sys::statvfs(self.capture.tree().root()).map_err(|source| Error {
+            op: "statfs",
+            id: None,
+            source,
+        });
+        let st = attempt!(reply, done);
+        let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        reply.statfs(
+            st.f_blocks,
+            st.f_bfree,
+            st.f_bavail,
+            st.f_files,
+            st.f_ffree,
+            word(st.f_bsize),
+            word(st.f_namemax),
+            word(st.f_frsize),
+        );
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let id = attempt!(reply, self.id(ino));
+        let name = attempt!(reply, xattr_name(name));
+        attempt!(
+            reply,
+            self.capture.set_xattr(&call(req), id, &name, value, flags)
+        );
+        reply.ok();
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let id = attempt!(reply, self.id(ino));
+        let name = attempt!(reply, xattr_name(name));
+        let node = attempt!(reply, self.capture.tree().node(id));
+        let mut buf = vec![0u8; size as usize];
+        let got = sys::getxattr(node.as_fd(), &name, &mut buf).map_err(|source| Error {
+            op: "getxattr",
+            id: Some(id),
+            source,
+        });
+        let got = attempt!(reply, got);
+        if size == 0 {
+            reply.size(u32::try_from(got).unwrap_or(u32::MAX));
+        } else {
+            reply.data(&buf[..got]);
+        }
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let id = attempt!(reply, self.id(ino));
+        let list = attempt!(reply, self.xattr_names(id, req.uid() == 0));
+        if size == 0 {
+            reply.size(u32::try_from(list.len()).unwrap_or(u32::MAX));
+        } else if list.len() > size as usize {
+            reply.error(Errno::ERANGE);
+        } else {
+            reply.data(&list);
+        }
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let id = attempt!(reply, self.id(ino));
+        let name = attempt!(reply, xattr_name(name));
+        attempt!(reply, self.capture.remove_xattr(&call(req), id, &name));
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let file = attempt!(reply, self.file(fh));
+        let extent = Extent { offset, length };
+        attempt!(
+            reply,
+            self.capture
+                .fallocate(&changing_call(req), &file, extent, mode)
+        );
+        reply.ok();
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let file = attempt!(reply, self.file(fh));
+        let at = sys::lseek(file.fd.as_fd(), offset, whence).map_err(|source| Error {
+            op: "lseek",
+            id: Some(file.id),
+            source,
+        });
+        let at = attempt!(reply, at);
+        reply.offset(at);
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = (
+            attempt!(reply, self.file(fh_in)),
+            attempt!(reply, self.file(fh_out)),
+        );
+        let length = usize::try_from(len).unwrap_or(usize::MAX);
+        let range = CopyRange {
+            from: offset_in,
+            to: offset_out,
+            length,
+        };
+        let done = self
+            .capture
+            .copy_file_range(&changing_call(req), &from, &to, range);
+        let copied = attempt!(reply, done);
+        reply.written(u32::try_from(copied).unwrap_or(u32::MAX));
+    }
+}

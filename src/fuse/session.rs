@@ -1,0 +1,101 @@
+//! The connection to the kernel, from mount to unmount.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use fuser::{Config, Session, SessionACL};
+
+use crate::capture::Capture;
+use crate::sys::{self, FuseMount};
+
+use super::adapter::{Adapter, Agreed};
+use super::nodes::Nodes;
+
+/// Why there is no file system.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// `/dev/fuse` cannot be opened.
+    #[error("cannot open /dev/fuse: {0}; load the module with `modprobe fuse` and run as root")]
+    Device(#[source] io::Error),
+    /// The mount failed.
+    #[error("cannot mount on {mountpoint}: {source}")]
+    Mount {
+        /// Where.
+        mountpoint: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The kernel and we did not agree on a protocol.
+    #[error("the kernel's FUSE refused or was refused: {0}")]
+    Handshake(#[source] io::Error),
+    /// Serving ended with an error.
+    #[error("the connection to the kernel broke: {0}")]
+    Broken(#[source] io::Error),
+}
+
+/// A mounted file system that is not served yet: requests wait.
+pub struct Kernel {
+    session: Session<Adapter>,
+    agreed: Agreed,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kernel")
+    }
+}
+
+/// Mounts by hand and shakes hands with the kernel. The session does not own the mount, so it can
+/// never unmount what lies below.
+///
+/// # Errors
+/// [`SessionError`]; nothing is mounted then.
+pub fn serve(
+    capture: Arc<Capture>,
+    mountpoint: &Path,
+    how: &FuseMount,
+    threads: usize,
+) -> Result<Kernel, SessionError> {
+    let device: OwnedFd = sys::fuse_open().map_err(SessionError::Device)?;
+    sys::mount_fuse(device.as_fd(), mountpoint, how).map_err(|source| SessionError::Mount {
+        mountpoint: mountpoint.display().to_string(),
+        source,
+    })?;
+    let agreed: Agreed = Arc::new(OnceLock::new());
+    let nodes = Nodes::new(capture.tree().root_id());
+    let adapter = Adapter {
+        capture,
+        nodes,
+        agreed: agreed.clone(),
+    };
+    let mut config = Config::default();
+    config.n_threads = Some(threads);
+    config.acl = SessionACL::All;
+    match Session::from_fd(adapter, device, SessionACL::All, config) {
+        Ok(session) => Ok(Kernel { session, agreed }),
+        Err(error) => {
+            // Ours, just mounted, and nobody can have used it.
+            if let Err(e) = sys::umount(mountpoint, true) {
+                tracing::error!(error = %e, "cannot take back the mount");
+            }
+            Err(SessionError::Handshake(error))
+        }
+    }
+}
+
+impl Kernel {
+    /// What the kernel offered, for the log.
+    pub fn agreed(&self) -> &str {
+        self.agreed.get().map_or("", String::as_str)
+    }
+
+    /// Serves until the file system is unmounted.
+    ///
+    /// # Errors
+    /// [`SessionError::Broken`].
+    pub fn run(self) -> Result<(), SessionError> {
+        self.session.run().map_err(SessionError::Broken)
+    }
+}

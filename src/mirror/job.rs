@@ -1,0 +1,271 @@
+//! The thread that answers wants.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::capture::{Capture, ImageError, ImageOutcome};
+use crate::sync;
+use crate::sys;
+use crate::types::{FileId, Op, Scope, Seq};
+
+/// What the thread is told.
+#[derive(Debug)]
+pub enum Event {
+    /// A target wants these.
+    Wanted {
+        /// The connection.
+        connection: u32,
+        /// What it wants.
+        ids: Vec<FileId>,
+    },
+    /// A connection's session ended: what it wanted it will ask for again.
+    Reset {
+        /// The connection.
+        connection: u32,
+    },
+    /// A target has all it wanted.
+    Done {
+        /// The mirror's number.
+        mirror: u64,
+    },
+    /// Files were put in doubt.
+    Doubt,
+    /// The end.
+    Stop,
+}
+
+/// How the thread keeps from running ahead of the link; implemented above.
+pub trait Pace: Send + Sync {
+    /// Waits until the connection has room for images; false when it is gone (then its wants are
+    /// dropped; it asks again).
+    fn wait_for_room(&self, connection: u32) -> bool;
+}
+
+/// Counters of the thread.
+#[derive(Debug, Default)]
+pub struct MirrorState {
+    /// Inodes imaged.
+    pub imaged: AtomicU64,
+    /// Bytes of content in the images.
+    pub bytes: AtomicU64,
+    /// Inodes that were gone when their turn came.
+    pub gone: AtomicU64,
+    /// Tries that failed and are repeated.
+    pub failed: AtomicU64,
+}
+
+/// The mirror thread of a set.
+#[derive(Debug)]
+pub struct Mirror {
+    events: mpsc::Sender<Event>,
+    state: Arc<MirrorState>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// After a failure the thread waits this long before it goes on, unless it is told something.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Appends the beginning of a mirror; returns its number and its position.
+fn begin(capture: &Capture, scope: Scope) -> Result<(u64, Seq), crate::journal::Error> {
+    // Rising also over restarts and lost state, as long as the clock does.
+    let mirror = sys::realtime_ns();
+    let root = capture.tree().root_id();
+    tracing::info!(mirror, ?scope, "mirror begins");
+    capture.append_job(Op::MirrorBegin {
+        mirror,
+        scope,
+        root,
+    })
+}
+
+impl Mirror {
+    /// Starts the thread on a channel's two ends (capture needs the one before the thread can be).
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        capture: Arc<Capture>,
+        pace: Arc<dyn Pace>,
+        (events, inbox): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    ) -> std::io::Result<Mirror> {
+        let state = Arc::new(MirrorState::default());
+        let work = Work {
+            capture,
+            pace,
+            inbox,
+            state: state.clone(),
+            queues: BTreeMap::new(),
+            partial_wanted: false,
+        };
+        let thread = sync::spawn("dfs-mirror", move || work.run())?;
+        Ok(Mirror {
+            events,
+            state,
+            thread: Some(thread),
+        })
+    }
+
+    /// Counters.
+    pub fn state(&self) -> Arc<MirrorState> {
+        self.state.clone()
+    }
+
+    /// Begins a full mirror in the stream; returns its number and the position of its first record.
+    ///
+    /// # Errors
+    /// What the journal says.
+    pub fn begin_full(capture: &Capture) -> Result<(u64, Seq), crate::journal::Error> {
+        begin(capture, Scope::Full)
+    }
+
+    /// Ends the thread after the image it is at.
+    pub fn stop(&mut self) {
+        // An ended thread needs no telling.
+        let _ = self.events.send(Event::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the mirror thread panicked");
+        }
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Work {
+    capture: Arc<Capture>,
+    pace: Arc<dyn Pace>,
+    inbox: mpsc::Receiver<Event>,
+    state: Arc<MirrorState>,
+    queues: BTreeMap<u32, VecDeque<FileId>>,
+    partial_wanted: bool,
+}
+
+/// Does the thread go on?
+#[derive(PartialEq, Eq)]
+enum Next {
+    Go,
+    Stop,
+}
+
+impl Work {
+    fn run(mut self) {
+        let mut pause = false;
+        loop {
+            if self.take_events(pause) == Next::Stop {
+                return;
+            }
+            pause = false;
+            if self.partial_wanted {
+                // The records that put files in doubt stand before this one.
+                match begin(&self.capture, Scope::Partial) {
+                    Ok(_) => self.partial_wanted = false,
+                    Err(error) => {
+                        tracing::error!(%error, "a mirror cannot be begun; trying again");
+                        pause = true;
+                    }
+                }
+            }
+            let Some((connection, id)) = self.next_wanted() else {
+                continue;
+            };
+            pause |= !self.answer(connection, id);
+        }
+    }
+
+    fn next_wanted(&mut self) -> Option<(u32, FileId)> {
+        let (&connection, queue) = self
+            .queues
+            .iter_mut()
+            .find(|(_, queue)| !queue.is_empty())?;
+        queue.pop_front().map(|id| (connection, id))
+    }
+
+    /// Takes all events there are; waits for one when there is nothing to do.
+    fn take_events(&mut self, pause: bool) -> Next {
+        let idle = self.queues.values().all(VecDeque::is_empty) && !self.partial_wanted;
+        let first = if pause {
+            match self.inbox.recv_timeout(RETRY) {
+                Ok(event) => Some(event),
+                Err(mpsc::RecvTimeoutError::Timeout) => None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Next::Stop,
+            }
+        } else if idle {
+            match self.inbox.recv() {
+                Ok(event) => Some(event),
+                Err(mpsc::RecvError) => return Next::Stop,
+            }
+        } else {
+            None
+        };
+        let mut events: Vec<Event> = first.into_iter().collect();
+        events.extend(self.inbox.try_iter());
+        for event in events {
+            if self.take(event) == Next::Stop {
+                return Next::Stop;
+            }
+        }
+        Next::Go
+    }
+
+    fn take(&mut self, event: Event) -> Next {
+        match event {
+            Event::Wanted { connection, ids } => {
+                self.queues.entry(connection).or_default().extend(ids);
+            }
+            Event::Reset { connection } => {
+                self.queues.remove(&connection);
+            }
+            Event::Done { mirror } => {
+                tracing::info!(mirror, "mirror is complete");
+                if let Err(error) = self.capture.append_job(Op::MirrorEnd { mirror }) {
+                    tracing::error!(%error, "the end of a mirror cannot be recorded");
+                }
+            }
+            Event::Doubt => self.partial_wanted = true,
+            Event::Stop => return Next::Stop,
+        }
+        Next::Go
+    }
+
+    /// Images one inode; false when that failed and is to be tried again later.
+    fn answer(&mut self, connection: u32, id: FileId) -> bool {
+        if !self.pace.wait_for_room(connection) {
+            self.queues.remove(&connection);
+            return true;
+        }
+        let pace = self.pace.clone();
+        let mut room = move |_sent: u64| pace.wait_for_room(connection);
+        match self.capture.image(id, &mut room) {
+            Ok(ImageOutcome::Imaged(bytes)) => {
+                self.state.imaged.fetch_add(1, Ordering::Relaxed);
+                self.state.bytes.fetch_add(bytes, Ordering::Relaxed);
+                true
+            }
+            Ok(ImageOutcome::Gone) => {
+                self.state.gone.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Err(error) => {
+                self.state.failed.fetch_add(1, Ordering::Relaxed);
+                let reason: &dyn std::error::Error = &error;
+                tracing::warn!(error = reason, %id, "an image failed; trying again");
+                // A journal's failure passes with its disk's; a file's comes round again.
+                if !matches!(error, ImageError::Journal(_)) {
+                    self.queues.entry(connection).or_default().push_back(id);
+                } else {
+                    self.queues.entry(connection).or_default().push_front(id);
+                }
+                false
+            }
+        }
+    }
+}
