@@ -1,1 +1,14 @@
-fn main() {}
+//! The program `doppelfs`: hands the command line to the library.
+
+use doppelfs::cli;
+use doppelfs::daemon;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let entrances = cli::Entrances {
+        source: daemon::run_source,
+        target: daemon::run_target,
+        compare: None,
+    };
+    cli::run(std::env::args_os(), &entrances)
+}

@@ -9,6 +9,7 @@ mod dir;
 mod file;
 mod fs;
 mod handle;
+mod launch;
 mod mount;
 mod process;
 mod shared;
@@ -25,6 +26,9 @@ pub use fs::{
     symlinkat, syncfs, truncate_fd, unlinkat, utimens_fd,
 };
 pub use handle::{HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
+pub use launch::{
+    is_file_locked, keep_across_exec, lock_file, pidfd_open, poll_readable, setsid, take_inherited,
+};
 pub use mount::{
     FuseMount, MountLine, beneath_mounts, clone_tree, fuse_open, mount_fuse, read_mounts, umount,
 };

@@ -1,0 +1,323 @@
+//! The table of commands.
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Real-time replication of a directory tree, in order, crash-safe.
+#[derive(Debug, Parser)]
+#[command(
+    name = "doppelfs",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done or yes; 1 no (differs, not caught up, time out); 2 error.\n\
+                  Manual: man doppelfs"
+)]
+pub(super) struct Cli {
+    /// Where control sockets are
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "DOPPELFS_RUN_DIR",
+        default_value = "/run/doppelfs",
+        value_hint = ValueHint::DirPath
+    )]
+    pub(super) run_dir: PathBuf,
+
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Protect a directory: mount over it (or elsewhere) and replicate what changes
+    Mount(Box<MountArgs>),
+    /// End the protection of a mounted directory
+    Umount {
+        /// Where it is mounted
+        #[arg(value_hint = ValueHint::DirPath)]
+        mountpoint: PathBuf,
+        /// How many seconds the worker may take to end
+        #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+        timeout: f64,
+    },
+    /// Receive replicas
+    #[command(subcommand)]
+    Target(TargetVerb),
+    /// Show sets, connections and targets of this host
+    Status {
+        /// Only this set
+        set: Option<String>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what has been counted
+    Stats {
+        /// The set, where there are several
+        set: Option<String>,
+        /// A line every interval, until interrupted
+        #[arg(long)]
+        follow: bool,
+        /// Seconds between lines
+        #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+        interval: f64,
+        /// End after this many lines
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show operations and the queue that holds them
+    #[command(subcommand)]
+    Queue(QueueVerb),
+    /// Wait for a condition
+    Wait {
+        /// The set, where there are several
+        set: Option<String>,
+        /// Everything captured so far is applied and durable on all targets
+        #[arg(long, required = true)]
+        caught_up: bool,
+        /// Give up after this many seconds (exit code 1)
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<f64>,
+    },
+    /// Copy everything anew, while the set is in use
+    #[command(subcommand)]
+    Mirror(MirrorVerb),
+    /// Compare two directory trees in everything a replica must show
+    Compare {
+        /// One tree
+        #[arg(value_hint = ValueHint::DirPath)]
+        left: PathBuf,
+        /// The other
+        #[arg(value_hint = ValueHint::DirPath)]
+        right: PathBuf,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+        /// Do not read contents
+        #[arg(long)]
+        metadata_only: bool,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// bash, elvish, fish, powershell or zsh
+        shell: clap_complete::Shell,
+    },
+
+    /// Restart a set's worker under its mount (not built yet)
+    Restart(Unbuilt),
+    /// Become known to a target (not built yet)
+    Pair(Unbuilt),
+    /// Who may speak to this host (not built yet)
+    Peers(Unbuilt),
+    /// Full-screen monitor (not built yet)
+    Top(Unbuilt),
+    /// Connect a set to its targets (not built yet)
+    Connect(Unbuilt),
+    /// Disconnect a set from its targets (not built yet)
+    Disconnect(Unbuilt),
+    /// Start or stop replication of a set (not built yet)
+    Replication(Unbuilt),
+    /// Hold back what is captured (not built yet)
+    Pause(Unbuilt),
+    /// Send what was held back (not built yet)
+    Resume(Unbuilt),
+    /// Name a consistent point in the stream (not built yet)
+    Mark(Unbuilt),
+    /// Compare a replica with its source, exactly, in use (not built yet)
+    Verify(Unbuilt),
+    /// Files on a replica that the source does not have (not built yet)
+    Orphans(Unbuilt),
+    /// Bring a replica back to the source (not built yet)
+    Restore(Unbuilt),
+    /// Promote a target (not built yet)
+    Failover(Unbuilt),
+    /// Return to the source after a failover (not built yet)
+    Failback(Unbuilt),
+    /// Sets by configuration (not built yet)
+    Set(Unbuilt),
+    /// Configuration files (not built yet)
+    Config(Unbuilt),
+    /// Collect what support needs (not built yet)
+    Diag(Unbuilt),
+}
+
+/// The words of a command that is planned: taken and not looked at.
+#[derive(Debug, Args)]
+pub(super) struct Unbuilt {
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        hide = true,
+        value_name = "WORDS"
+    )]
+    _words: Vec<OsString>,
+}
+
+/// Arguments of `mount`; what is text here becomes typed in `config`.
+#[derive(Debug, Args)]
+pub(super) struct MountArgs {
+    /// The directory to protect
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(super) dir: PathBuf,
+    /// Where to serve it; over the directory itself by default
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(super) mountpoint: Option<PathBuf>,
+    /// Options as in fstab: every long flag below as KEY or KEY=VALUE, and those of mount(8)
+    #[arg(short = 'o', value_name = "KEY=VALUE,...")]
+    pub(super) options: Vec<String>,
+    /// Name of the set; the directory's by default
+    #[arg(long, value_name = "NAME")]
+    pub(super) set: Option<String>,
+    /// Where replicas go; PATH is relative to the target's root
+    #[arg(long, value_name = "HOST:PORT[:PATH]")]
+    pub(super) target: Vec<String>,
+    /// State directory; /var/lib/doppelfs/SET by default
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) state: Option<String>,
+    /// strict: a write is captured before it returns
+    #[arg(long, value_name = "strict|relaxed")]
+    pub(super) order: Option<String>,
+    /// Plain TCP without authentication, to loopback addresses only
+    #[arg(long)]
+    pub(super) insecure_loopback: bool,
+    /// Stay in the foreground
+    #[arg(short = 'f', long)]
+    pub(super) foreground: bool,
+    /// Mount read-only
+    #[arg(long)]
+    pub(super) read_only: bool,
+    /// Replicate access times, too
+    #[arg(long)]
+    pub(super) atime: bool,
+    /// Refuse while somebody has files open that would bypass the capture
+    #[arg(long)]
+    pub(super) strict_cover: bool,
+    /// How long a stuck journal may delay an operation (1s)
+    #[arg(long, value_name = "TIME")]
+    pub(super) journal_wait: Option<String>,
+    /// Disk space of the queue (unlimited)
+    #[arg(long, value_name = "SIZE|unlimited")]
+    pub(super) queue_disk_max: Option<String>,
+    /// Free space that the queue leaves on its disk (50M)
+    #[arg(long, value_name = "SIZE")]
+    pub(super) queue_free_min: Option<String>,
+    /// Memory of the queue (128M, at least 32M)
+    #[arg(long, value_name = "SIZE")]
+    pub(super) queue_memory: Option<String>,
+    /// Alert when the queue has filled this share of its limit (50%)
+    #[arg(long, value_name = "PERCENT")]
+    pub(super) queue_alert: Option<String>,
+    /// Where the queue is; queue/ in the state directory by default
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) queue_dir: Option<String>,
+    /// Mirror by itself when a mirror is required (yes)
+    #[arg(
+        long,
+        value_name = "yes|no",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "yes"
+    )]
+    pub(super) auto_remirror: Option<String>,
+    /// Pass over unknown keys of -o
+    #[arg(long)]
+    pub(super) sloppy: bool,
+    /// Number of the pipe at which a parent waits
+    #[arg(long, hide = true)]
+    pub(super) ready_fd: Option<i32>,
+}
+
+/// What a target can do.
+#[derive(Debug, Subcommand)]
+pub(super) enum TargetVerb {
+    /// Serve, in the foreground, until SIGTERM
+    Serve {
+        /// Where to listen (127.0.0.1:7420)
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<String>,
+        /// Replicas are below this directory (/srv/doppelfs)
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        root: Option<PathBuf>,
+        /// State directory (/var/lib/doppelfs/target)
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        state: Option<PathBuf>,
+        /// Plain TCP without authentication, on loopback addresses only
+        #[arg(long)]
+        insecure_loopback: bool,
+    },
+    /// Let a source in (not built yet)
+    Invite(Unbuilt),
+    /// Store but do not apply (not built yet)
+    Pause(Unbuilt),
+    /// Apply again (not built yet)
+    Resume(Unbuilt),
+}
+
+/// What can be seen of a queue.
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueVerb {
+    /// The last operations: seq, time, operation, path, size, user:group, process
+    Tail {
+        /// The set, where there are several
+        set: Option<String>,
+        /// Go on with each new one, until interrupted
+        #[arg(long)]
+        follow: bool,
+        /// How many of the past
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+        count: u64,
+        /// For programs: one object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// What the queue holds and who reads it
+    Show {
+        /// The set, where there are several
+        set: Option<String>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What a mirror can do.
+#[derive(Debug, Subcommand)]
+pub(super) enum MirrorVerb {
+    /// Begin a mirror to all targets of a set
+    Start {
+        /// The set, where there are several
+        set: Option<String>,
+        /// Send everything (the only kind built yet)
+        #[arg(long)]
+        full: bool,
+        /// Send what differs (not built yet)
+        #[arg(long, conflicts_with = "full")]
+        difference: bool,
+        /// Compare by checksum (not built yet)
+        #[arg(long, requires = "difference")]
+        checksum: bool,
+        /// Only what is newer on the source (not built yet)
+        #[arg(long, requires = "difference")]
+        newer_only: bool,
+        /// Compare everything by checksum (not built yet)
+        #[arg(long, conflicts_with_all = ["full", "difference"])]
+        checksum_all: bool,
+    },
+    /// Hold a mirror (not built yet)
+    Pause(Unbuilt),
+    /// Go on with a mirror (not built yet)
+    Resume(Unbuilt),
+    /// End a mirror (not built yet)
+    Stop(Unbuilt),
+}
+
+/// The whole table, for help, completions and the manual.
+pub fn command() -> clap::Command {
+    Cli::command()
+}

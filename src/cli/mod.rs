@@ -1,0 +1,38 @@
+//! The command line: what was typed, what it means, what is shown.
+//!
+//! # Contract
+//! [`run`] takes the words and returns the exit code: 0 done or yes, 1 no (differs, not caught up,
+//! time out), 2 error. Facts go to standard output, errors once to standard error as
+//! `doppelfs: ...`. What needs the rooms of the spine is handed in as [`Entrances`], so that this
+//! room stands beside the daemon, not above it.
+//!
+//! # Invariants
+//! * One table of commands makes help, completions and parsing. Every long flag of `mount` is also
+//!   a key of `-o`.
+//! * `status`, `stats`, `queue` and `wait` ask workers over their sockets and never touch a mount,
+//!   except the flush of `wait`, which a thread does that is left behind when it hangs.
+//! * A command that is planned but not built is parsed, says so, and changes nothing.
+//!
+//! # Failure
+//! A worker that is stopped costs every command a few seconds and gives a message, never a hang.
+
+mod args;
+mod compare;
+mod mount;
+mod queue;
+mod render;
+mod run;
+mod show;
+mod stats;
+mod target;
+mod umount;
+mod users;
+mod wait;
+
+pub use args::command;
+pub use compare::{CompareAnswer, CompareOptions};
+pub use render::{Ink, bytes_text, duration_text, status_text, table};
+pub use run::{Entrances, run};
+pub use show::{collect_status, queue_line_text};
+pub use stats::{STATS_HEADER, stats_line};
+pub use users::{User, users_of};

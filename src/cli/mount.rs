@@ -1,0 +1,135 @@
+//! `doppelfs mount`: check, then serve here or start a worker that does.
+
+use anyhow::Context;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+
+use super::args::MountArgs;
+use super::run::{Entrances, Outcome};
+use crate::config::{
+    MountOptions, Role, Settings, StateOwner, Surroundings, check_mount, claim_state,
+};
+use crate::supervisor::{self, Ready};
+
+/// Collects what was asked for: the environment's run directory, then `-o`, then flags; later wins.
+pub(super) fn settings(args: &MountArgs, run_dir: &Path) -> anyhow::Result<Settings> {
+    let mut settings = Settings::new();
+    settings.set("run-dir", Some(&run_dir.to_string_lossy()))?;
+    for options in &args.options {
+        let sloppy = if args.sloppy { "sloppy," } else { "" };
+        settings.add_options(&format!("{sloppy}{options}"))?;
+    }
+    let values = [
+        ("set", &args.set),
+        ("state", &args.state),
+        ("order", &args.order),
+        ("journal-wait", &args.journal_wait),
+        ("queue-disk-max", &args.queue_disk_max),
+        ("queue-free-min", &args.queue_free_min),
+        ("queue-memory", &args.queue_memory),
+        ("queue-alert", &args.queue_alert),
+        ("queue-dir", &args.queue_dir),
+        ("auto-remirror", &args.auto_remirror),
+    ];
+    for (key, value) in values {
+        if let Some(value) = value {
+            settings.set(key, Some(value))?;
+        }
+    }
+    let flags = [
+        ("insecure-loopback", args.insecure_loopback),
+        ("foreground", args.foreground),
+        ("read-only", args.read_only),
+        ("atime", args.atime),
+        ("strict-cover", args.strict_cover),
+    ];
+    for (key, given) in flags {
+        if given {
+            settings.set(key, None)?;
+        }
+    }
+    for target in &args.target {
+        settings.set("target", Some(target))?;
+    }
+    Ok(settings)
+}
+
+pub(super) fn mount(
+    args: &MountArgs,
+    run_dir: &Path,
+    entrances: &Entrances,
+) -> anyhow::Result<Outcome> {
+    let ready = match args.ready_fd {
+        Some(number) => {
+            supervisor::detach()?;
+            Ready::on_inherited(number).context("--ready-fd")?
+        }
+        None => Ready::on_stdout(),
+    };
+    match serve_or_start(args, run_dir, entrances, &ready) {
+        Ok(()) => Ok(Outcome::Yes),
+        // In the background the parent prints it; the log keeps it, too.
+        Err(error) if ready.refuse(&format!("{error:#}")) => {
+            let _ = writeln!(std::io::stderr(), "doppelfs: {error:#}");
+            Ok(Outcome::Told)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn serve_or_start(
+    args: &MountArgs,
+    run_dir: &Path,
+    entrances: &Entrances,
+    ready: &Ready,
+) -> anyhow::Result<()> {
+    let settings = settings(args, run_dir)?;
+    let mut options = MountOptions::new(&args.dir, args.mountpoint.as_deref(), &settings)?;
+    check_mount(&mut options, &Surroundings::look())?;
+    let owner = StateOwner::new(Role::Source, options.set.as_str(), &options.dir);
+    claim_state(&options.state_dir, &owner)?;
+    if options.foreground || args.ready_fd.is_some() {
+        start_log();
+        return (entrances.source)(options, ready.clone());
+    }
+    let log = options.state_dir.join("log/worker.log");
+    let program = std::env::current_exe().context("cannot find this program")?;
+    supervisor::start_worker(&program, &worker_words(&options, &settings), &log)?;
+    Ok(())
+}
+
+/// The command line of the worker: the same settings, with all paths made absolute.
+fn worker_words(options: &MountOptions, settings: &Settings) -> Vec<OsString> {
+    let mut words: Vec<OsString> = vec!["mount".into(), "--foreground".into()];
+    for (key, value) in settings.pairs() {
+        let text = match (key, value) {
+            ("foreground" | "sloppy" | "run-dir" | "state" | "queue-dir", _) => continue,
+            (key, Some(value)) => format!("{key}=\"{value}\""),
+            (key, None) => key.to_owned(),
+        };
+        words.extend(["-o".into(), text.into()]);
+    }
+    let mut path = |flag: &str, path: &Path| {
+        words.extend([flag.into(), path.as_os_str().to_owned()]);
+    };
+    path("--run-dir", &options.run_dir);
+    path("--state", &options.state_dir);
+    path("--queue-dir", &options.queue_dir);
+    path("--", &options.dir);
+    words.push(options.mountpoint.clone().into());
+    words
+}
+
+/// Log lines go to standard error: to the log file in the background, to the journal of systemd
+/// under a unit. `DOPPELFS_LOG` chooses how much.
+pub(super) fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DOPPELFS_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // Somebody else's subscriber, in a test for example, may be there first.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
+}

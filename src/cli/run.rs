@@ -1,0 +1,284 @@
+//! From words to an exit code.
+
+use anyhow::Context;
+use clap::Parser;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command};
+use super::compare::{CompareAnswer, CompareOptions};
+use super::{compare, mount, queue, show, stats, target, umount, wait};
+use crate::config::MountOptions;
+use crate::config::TargetOptions;
+use crate::control::{self, Client, MirrorKind, Reply, Request, Service};
+use crate::supervisor::Ready;
+use crate::types::SetName;
+
+/// The doors of the rooms that a command line leads to.
+#[derive(Debug, Clone, Copy)]
+pub struct Entrances {
+    /// Protects a directory until it is unmounted.
+    pub source: fn(MountOptions, Ready) -> anyhow::Result<()>,
+    /// Serves a target until it is told to end.
+    pub target: fn(TargetOptions, Ready) -> anyhow::Result<()>,
+    /// Compares two trees; none where it is not part of the build.
+    pub compare: Option<fn(&Path, &Path, CompareOptions) -> anyhow::Result<CompareAnswer>>,
+}
+
+/// How a command ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Yes,
+    No,
+    /// An error that was told already, to the parent.
+    Told,
+}
+
+/// A command that is planned.
+#[derive(Debug, thiserror::Error)]
+#[error("`doppelfs {name}` is not built yet: {instead}; see the status table in README.md")]
+pub(super) struct NotBuilt {
+    name: String,
+    instead: &'static str,
+}
+
+pub(super) fn not_built(name: &str, instead: &'static str) -> anyhow::Error {
+    let name = name.to_owned();
+    NotBuilt { name, instead }.into()
+}
+
+/// Runs a command line, its name first.
+pub fn run(words: impl IntoIterator<Item = OsString>, entrances: &Entrances) -> ExitCode {
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are no errors and go to standard output.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match dispatch(cli, entrances) {
+        Ok(Outcome::Yes) => ExitCode::SUCCESS,
+        Ok(Outcome::No) => ExitCode::from(1),
+        Ok(Outcome::Told) => ExitCode::from(2),
+        // Who reads our output has had enough, as `head` does.
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "doppelfs: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
+    let run_dir = std::path::absolute(&cli.run_dir).context("run directory")?;
+    match cli.verb {
+        Verb::Mount(args) => mount::mount(&args, &run_dir, entrances),
+        Verb::Umount {
+            mountpoint,
+            timeout,
+        } => umount::umount(&mountpoint, &run_dir, seconds(timeout)?),
+        Verb::Target(verb) => run_target(verb, &run_dir, entrances),
+        Verb::Status { set, json } => show::status(&run_dir, set.as_deref(), json),
+        Verb::Stats {
+            set,
+            follow,
+            interval,
+            count,
+            json,
+        } => {
+            let service = choose_set(&run_dir, set.as_deref())?;
+            let count = if follow { count.unwrap_or(u64::MAX) } else { 1 };
+            let interval = seconds(interval)?;
+            stats::stats(
+                &run_dir,
+                &service,
+                &stats::Manner {
+                    follow,
+                    interval,
+                    count,
+                    json,
+                },
+            )
+        }
+        Verb::Queue(QueueVerb::Tail {
+            set,
+            follow,
+            count,
+            json,
+        }) => {
+            let service = choose_set(&run_dir, set.as_deref())?;
+            queue::tail(
+                &run_dir,
+                &service,
+                &Request::QueueTail { follow, count },
+                json,
+            )
+        }
+        Verb::Queue(QueueVerb::Show { set, json }) => {
+            let service = choose_set(&run_dir, set.as_deref())?;
+            queue::show(&run_dir, &service, json)
+        }
+        Verb::Wait {
+            set,
+            caught_up: _,
+            timeout,
+        } => {
+            let service = choose_set(&run_dir, set.as_deref())?;
+            wait::caught_up(&run_dir, &service, timeout.map(seconds).transpose()?)
+        }
+        Verb::Mirror(verb) => run_mirror(verb, &run_dir),
+        Verb::Compare {
+            left,
+            right,
+            json,
+            metadata_only,
+        } => {
+            let options = CompareOptions { metadata_only };
+            compare::compare(&left, &right, options, json, entrances.compare)
+        }
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut command(), "doppelfs", &mut std::io::stdout());
+            Ok(Outcome::Yes)
+        }
+        other => Err(planned(&other)),
+    }
+}
+
+fn planned(verb: &Verb) -> anyhow::Error {
+    let (name, instead) = match verb {
+        Verb::Restart(_) => ("restart", "`doppelfs umount` and `doppelfs mount` again"),
+        Verb::Pair(_) => ("pair", "use --insecure-loopback on one machine"),
+        Verb::Peers(_) => ("peers", "use --insecure-loopback on one machine"),
+        Verb::Top(_) => ("top", "use `doppelfs stats --follow`"),
+        Verb::Connect(_) => ("connect", "give --target at the mount"),
+        Verb::Disconnect(_) => ("disconnect", "mount without --target"),
+        Verb::Replication(_) => ("replication", "mount with or without --target"),
+        Verb::Pause(_) => ("pause", "stop the target, the queue keeps what is captured"),
+        Verb::Resume(_) => ("resume", "start the target again"),
+        Verb::Mark(_) => ("mark", "use `doppelfs wait --caught-up` at a quiet moment"),
+        Verb::Verify(_) => ("verify", "use `doppelfs compare` while nobody writes"),
+        Verb::Orphans(_) => ("orphans", "a full mirror removes them"),
+        Verb::Restore(_) => ("restore", "copy the replica with rsync -aHAX"),
+        Verb::Failover(_) => ("failover", "stop the target and use the replica"),
+        Verb::Failback(_) => ("failback", "copy the replica with rsync -aHAX"),
+        Verb::Set(_) => ("set", "a set lives as long as its mount"),
+        Verb::Config(_) => ("config", "give options on the command line or in fstab"),
+        Verb::Diag(_) => (
+            "diag",
+            "see `doppelfs status --json` and log/worker.log in the state",
+        ),
+        Verb::Mount(_)
+        | Verb::Umount { .. }
+        | Verb::Target(_)
+        | Verb::Status { .. }
+        | Verb::Stats { .. }
+        | Verb::Queue(_)
+        | Verb::Wait { .. }
+        | Verb::Mirror(_)
+        | Verb::Compare { .. }
+        | Verb::Completions { .. } => ("", ""),
+    };
+    not_built(name, instead)
+}
+
+fn run_target(verb: TargetVerb, run_dir: &Path, entrances: &Entrances) -> anyhow::Result<Outcome> {
+    let later = "stop and start `doppelfs target serve`, the sources go on where they were";
+    match verb {
+        TargetVerb::Serve {
+            listen,
+            root,
+            state,
+            insecure_loopback,
+        } => {
+            let options = TargetOptions::new(
+                listen.as_deref(),
+                root.as_deref(),
+                state.as_deref(),
+                Some(run_dir),
+                insecure_loopback,
+            )?;
+            target::serve(options, entrances)
+        }
+        TargetVerb::Invite(_) => {
+            let instead = "use --insecure-loopback on one machine";
+            Err(not_built("target invite", instead))
+        }
+        TargetVerb::Pause(_) => Err(not_built("target pause", later)),
+        TargetVerb::Resume(_) => Err(not_built("target resume", later)),
+    }
+}
+
+fn run_mirror(verb: MirrorVerb, run_dir: &Path) -> anyhow::Result<Outcome> {
+    let full = "`doppelfs mirror start --full` sends everything";
+    match verb {
+        MirrorVerb::Start {
+            set,
+            full: _,
+            difference: false,
+            checksum: _,
+            newer_only: _,
+            checksum_all: false,
+        } => {
+            let service = choose_set(run_dir, set.as_deref())?;
+            let kind = MirrorKind::Full;
+            let request = Request::MirrorStart { kind };
+            let client = Client::connect(run_dir, &service)?;
+            match client.ask(&request, None)? {
+                Reply::MirrorStarted { mirror } => {
+                    writeln!(std::io::stdout(), "mirror {mirror} of {service} has begun")?;
+                }
+                other => unexpected(&service, &other)?,
+            }
+            Ok(Outcome::Yes)
+        }
+        MirrorVerb::Start {
+            difference: true, ..
+        } => Err(not_built("mirror start --difference", full)),
+        MirrorVerb::Start {
+            checksum_all: true, ..
+        } => Err(not_built("mirror start --checksum-all", full)),
+        MirrorVerb::Pause(_) => Err(not_built("mirror pause", "stop the target")),
+        MirrorVerb::Resume(_) => Err(not_built("mirror resume", "start the target")),
+        MirrorVerb::Stop(_) => Err(not_built("mirror stop", "let it end")),
+    }
+}
+
+/// An answer to another question.
+pub(super) fn unexpected(service: &Service, reply: &Reply) -> anyhow::Result<()> {
+    let mut text = format!("{reply:?}");
+    text.truncate(60);
+    anyhow::bail!("{service} answered another question ({text}...); are both of one version?")
+}
+
+pub(super) fn seconds(number: f64) -> anyhow::Result<std::time::Duration> {
+    std::time::Duration::try_from_secs_f64(number)
+        .map_err(|_| anyhow::anyhow!("{number} is no number of seconds"))
+}
+
+/// The set that was named, or the only one.
+fn choose_set(run_dir: &Path, name: Option<&str>) -> anyhow::Result<Service> {
+    if let Some(name) = name {
+        return Ok(Service::Set(SetName::new(name)?));
+    }
+    let mut sets = control::list_sets(run_dir)?;
+    match (sets.pop(), sets.is_empty()) {
+        (Some(only), true) => Ok(Service::Set(only)),
+        (Some(last), false) => {
+            sets.push(last);
+            let names: Vec<&str> = sets.iter().map(SetName::as_str).collect();
+            anyhow::bail!("there are several sets, name one: {}", names.join(", "))
+        }
+        (None, _) => anyhow::bail!(
+            "no set is mounted (no control socket in {}); `doppelfs mount DIR` protects a directory",
+            run_dir.display()
+        ),
+    }
+}

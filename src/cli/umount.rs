@@ -1,0 +1,157 @@
+//! `doppelfs umount`: tell the worker, unmount, wait until the worker has ended.
+
+use anyhow::{Context, bail};
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::run::Outcome;
+use super::users::users_of;
+use crate::control::{self, Client, Reply, Request, Service};
+use crate::sys;
+
+/// Processes named in the message about a busy mount.
+const USERS_SHOWN_MAX: usize = 20;
+
+pub(super) fn umount(
+    mountpoint: &Path,
+    run_dir: &Path,
+    patience: Duration,
+) -> anyhow::Result<Outcome> {
+    let mountpoint = find_mount(mountpoint)?;
+    let worker = find_worker(run_dir, &mountpoint);
+    let mut pid = None;
+    let mut pidfd = None;
+    if let Some((service, worker_pid)) = &worker {
+        // The descriptor first: the worker may end at any moment from the umount on.
+        pidfd = sys::pidfd_open(*worker_pid).ok();
+        pid = Some(*worker_pid);
+        prepare(run_dir, service, &mountpoint)?;
+    }
+    match sys::umount(&mountpoint, false) {
+        Ok(()) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
+            abandon(run_dir, worker.as_ref());
+            bail!(busy_text(&mountpoint, pid));
+        }
+        Err(e) => {
+            abandon(run_dir, worker.as_ref());
+            return Err(e).with_context(|| format!("cannot unmount {}", mountpoint.display()));
+        }
+    }
+    let (Some(pidfd), Some(pid)) = (pidfd, pid) else {
+        return Ok(Outcome::Yes);
+    };
+    wait_for_end(&pidfd, pid, patience)
+}
+
+fn wait_for_end(pidfd: &OwnedFd, pid: u32, patience: Duration) -> anyhow::Result<Outcome> {
+    let ended = sys::poll_readable(pidfd.as_fd(), patience)
+        .with_context(|| format!("cannot wait for worker {pid}"))?;
+    if ended {
+        return Ok(Outcome::Yes);
+    }
+    bail!(
+        "it is unmounted, but its worker (process {pid}) has not ended within {patience:?} and \
+         still holds the directory below; see its log"
+    )
+}
+
+/// The mount as the table has it. Only the parents of the mount point are looked at: the root of a
+/// dead mount cannot be, and that of a stopped worker must not be.
+fn find_mount(given: &Path) -> anyhow::Result<PathBuf> {
+    let absolute =
+        std::path::absolute(given).with_context(|| format!("mount point {}", given.display()))?;
+    let plain: PathBuf = absolute.components().collect();
+    let parents_real = match (plain.parent(), plain.file_name()) {
+        (Some(parent), Some(name)) => std::fs::canonicalize(parent).map(|p| p.join(name)).ok(),
+        _ => None,
+    };
+    let table = sys::read_mounts().context("cannot read the mount table")?;
+    let topmost = |path: &PathBuf| {
+        let line = table.iter().rev().find(|m| m.mountpoint == *path);
+        line.map(|m| (path.clone(), m.fs_type == "fuse.doppelfs"))
+    };
+    let candidates = [Some(plain.clone()), parents_real];
+    let mut found = candidates.iter().flatten().find_map(topmost);
+    if found.is_none() {
+        // Nothing is mounted there, so nothing hangs there: perhaps it is a symbolic link.
+        found = std::fs::canonicalize(&plain)
+            .ok()
+            .and_then(|real| topmost(&real));
+    }
+    match found {
+        Some((path, true)) => Ok(path),
+        Some((path, false)) => bail!(
+            "what is mounted on {} is no doppelfs; use umount(8) for it",
+            path.display()
+        ),
+        None => bail!(
+            "nothing is mounted on {}; `doppelfs status` shows what is",
+            plain.display()
+        ),
+    }
+}
+
+/// The worker of a mount, if one answers.
+fn find_worker(run_dir: &Path, mountpoint: &Path) -> Option<(Service, u32)> {
+    let shown = mountpoint.to_string_lossy();
+    for name in control::list_sets(run_dir).ok()? {
+        let service = Service::Set(name);
+        let client = Client::connect(run_dir, &service).ok();
+        let limit = Some(control::ANSWER_PATIENCE);
+        let reply = client.and_then(|c| c.ask(&Request::Status, limit).ok());
+        if let Some(Reply::Set(set)) = reply
+            && set.roots.iter().any(|root| root.mountpoint == shown)
+        {
+            return Some((service, set.worker_pid));
+        }
+    }
+    None
+}
+
+/// A worker that cannot prepare is no reason to stay mounted: the next mount then treats this end
+/// as unclean.
+fn prepare(run_dir: &Path, service: &Service, mountpoint: &Path) -> anyhow::Result<()> {
+    let client = Client::connect(run_dir, service);
+    let limit = Some(Duration::from_secs(60));
+    let reply = client.and_then(|c| c.ask(&Request::PrepareUmount, limit));
+    if let Err(error) = reply {
+        let mut err = std::io::stderr();
+        writeln!(
+            err,
+            "doppelfs: warning: {} ends uncleanly: {error}",
+            mountpoint.display()
+        )?;
+    }
+    Ok(())
+}
+
+fn abandon(run_dir: &Path, worker: Option<&(Service, u32)>) {
+    if let Some((service, _)) = worker
+        && let Ok(client) = Client::connect(run_dir, service)
+    {
+        // The mount stays and serves whatever the answer is.
+        let _ = client.ask(&Request::AbandonUmount, Some(control::ANSWER_PATIENCE));
+    }
+}
+
+fn busy_text(mountpoint: &Path, worker: Option<u32>) -> String {
+    let mut except = vec![std::process::id()];
+    except.extend(worker);
+    let users = users_of(mountpoint, &except);
+    let mut text = format!("{} is in use and stays mounted", mountpoint.display());
+    if users.is_empty() {
+        text += "; no process shows why: another mount inside it, a swap file, an NFS export?";
+        return text;
+    }
+    text += ", by:";
+    for user in users.iter().take(USERS_SHOWN_MAX) {
+        text += &format!("\n  {user}");
+    }
+    if users.len() > USERS_SHOWN_MAX {
+        text += &format!("\n  and {} more", users.len() - USERS_SHOWN_MAX);
+    }
+    text
+}

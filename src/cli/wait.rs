@@ -1,0 +1,90 @@
+//! `doppelfs wait --caught-up`.
+
+use anyhow::Context;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::run::{Outcome, unexpected};
+use crate::control::{self, Client, Reply, Request, Service};
+use crate::{sync, sys};
+
+/// Time left of a timeout.
+#[derive(Debug, Clone, Copy)]
+struct Deadline(Option<u64>);
+
+impl Deadline {
+    fn after(timeout: Option<Duration>) -> Deadline {
+        let nanos = |t: Duration| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
+        Deadline(timeout.map(|t| sys::monotonic_ns().saturating_add(nanos(t))))
+    }
+
+    fn left(self) -> Option<Duration> {
+        self.0
+            .map(|end| Duration::from_nanos(end.saturating_sub(sys::monotonic_ns())))
+    }
+}
+
+pub(super) fn caught_up(
+    run_dir: &Path,
+    service: &Service,
+    timeout: Option<Duration>,
+) -> anyhow::Result<Outcome> {
+    let deadline = Deadline::after(timeout);
+    let client = Client::connect(run_dir, service)?;
+    let mounts: Vec<PathBuf> = match client.ask(&Request::Status, Some(control::ANSWER_PATIENCE))? {
+        Reply::Set(set) => set.roots.into_iter().map(|r| r.mountpoint.into()).collect(),
+        other => return unexpected(service, &other).map(|()| Outcome::No),
+    };
+    for mount in mounts {
+        if !flush(&mount, deadline)? {
+            return no(&format!(
+                "dirty pages of {} are not written back yet",
+                mount.display()
+            ));
+        }
+    }
+    let left = deadline.left();
+    let milliseconds = left.map(|l| u64::try_from(l.as_millis()).unwrap_or(u64::MAX));
+    let request = Request::Wait {
+        caught_up: true,
+        timeout_ms: milliseconds,
+    };
+    // The worker keeps the time; should it not, we do, a little later.
+    let limit = left.map(|l| l + control::ANSWER_PATIENCE);
+    match Client::connect(run_dir, service)?.ask(&request, limit)? {
+        Reply::Waited {
+            caught_up: true, ..
+        } => Ok(Outcome::Yes),
+        Reply::Waited { reason, .. } => no(reason.as_deref().unwrap_or("the time is over")),
+        other => unexpected(service, &other).map(|()| Outcome::No),
+    }
+}
+
+fn no(reason: &str) -> anyhow::Result<Outcome> {
+    writeln!(std::io::stdout(), "not caught up: {reason}")?;
+    Ok(Outcome::No)
+}
+
+/// Has the kernel write back what shared mappings changed; false when the time is over first. The
+/// thread of a flush that hangs is left behind and ends with this process.
+fn flush(mount: &Path, deadline: Deadline) -> anyhow::Result<bool> {
+    let (done, result) = mpsc::channel();
+    let path = mount.to_owned();
+    sync::spawn("dfs-flush", move || {
+        let _ = done.send(sys::sync_file_system_of(&path));
+    })
+    .context("cannot start a thread")?;
+    let answer = match deadline.left() {
+        Some(left) => result.recv_timeout(left).ok(),
+        None => result.recv().ok(),
+    };
+    match answer {
+        Some(result) => {
+            result.with_context(|| format!("cannot flush {}", mount.display()))?;
+            Ok(true)
+        }
+        None => Ok(false),
+    }
+}

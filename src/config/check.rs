@@ -1,0 +1,246 @@
+//! May this directory be protected like this, here and now?
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::MountOptions;
+use crate::control::{self, Service};
+use crate::sys;
+
+/// Why a directory is not protected. Nothing was changed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MountRefusal {
+    /// The root directory.
+    #[error("/ cannot be protected as a whole; name the directories that matter")]
+    RootDirectory,
+    /// No such directory.
+    #[error("{0}: no such directory; create it first")]
+    Missing(PathBuf),
+    /// Something else than a directory.
+    #[error("{0} is not a directory; only directories can be protected")]
+    NotDirectory(PathBuf),
+    /// A call of the system failed.
+    #[error("cannot examine {path}: {reason}")]
+    Unreadable {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A doppelfs is mounted there.
+    #[error(
+        "{0} is protected already (a fuse.doppelfs is mounted there); `doppelfs status` shows it, \
+         `doppelfs umount {0}` ends it, also when its worker is dead"
+    )]
+    Protected(PathBuf),
+    /// It lies in another protected directory.
+    #[error(
+        "{dir} lies inside {outer}, which is protected already; its changes are captured there"
+    )]
+    InsideProtected {
+        /// The directory.
+        dir: PathBuf,
+        /// The mount around it.
+        outer: PathBuf,
+    },
+    /// Our own files would be in the set.
+    #[error("the {what} directory {path} lies inside {dir}, which it serves; {remedy}")]
+    OwnInside {
+        /// `state`, `run` or `queue`.
+        what: &'static str,
+        /// It.
+        path: PathBuf,
+        /// The directory to protect.
+        dir: PathBuf,
+        /// Which flag moves it.
+        remedy: &'static str,
+    },
+    /// The directory to protect is one of ours.
+    #[error("{dir} lies inside the {what} directory {path}; doppelfs cannot protect its own files")]
+    InsideOwn {
+        /// The directory to protect.
+        dir: PathBuf,
+        /// `state`, `run` or `queue`.
+        what: &'static str,
+        /// It.
+        path: PathBuf,
+    },
+    /// A mount point below the directory.
+    #[error(
+        "mount point {mountpoint} lies inside {dir}; mount over the directory itself (leave the \
+         mount point out) or outside of it"
+    )]
+    MountpointInside {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// The directory to protect.
+        dir: PathBuf,
+    },
+    /// A mount point above the directory would hide it.
+    #[error("mount point {mountpoint} contains {dir} and would hide it; mount elsewhere")]
+    MountpointAround {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// The directory to protect.
+        dir: PathBuf,
+    },
+    /// Another worker has the name.
+    #[error(
+        "a set named {set:?} is mounted already (run directory {run_dir}); give another name with \
+         --set NAME"
+    )]
+    NameInUse {
+        /// The name.
+        set: String,
+        /// Where it is unique.
+        run_dir: PathBuf,
+    },
+    /// Not root.
+    #[error("mounting needs root; run it as root or with sudo")]
+    NotRoot,
+    /// No FUSE.
+    #[error(
+        "there is no /dev/fuse: load the kernel's module with `modprobe fuse`; in a container give \
+         it the device (--device /dev/fuse --cap-add SYS_ADMIN)"
+    )]
+    NoFuse,
+}
+
+/// What of the machine matters for the answer.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Are we root?
+    pub is_root: bool,
+    /// Is there a `/dev/fuse`?
+    pub has_fuse: bool,
+    /// Where a `fuse.doppelfs` is mounted.
+    pub mounts: Vec<PathBuf>,
+}
+
+impl Surroundings {
+    /// Looks around. A mount table that cannot be read counts as empty: the mount then fails by
+    /// itself.
+    pub fn look() -> Surroundings {
+        let mounts = sys::read_mounts().unwrap_or_default();
+        let ours = mounts.into_iter().filter(|m| m.fs_type == "fuse.doppelfs");
+        Surroundings {
+            is_root: sys::is_root(),
+            has_fuse: Path::new("/dev/fuse").exists(),
+            mounts: ours.map(|m| m.mountpoint).collect(),
+        }
+    }
+}
+
+/// May the directory be protected with these options? On success all paths in `options` are
+/// without symbolic links.
+///
+/// Nothing below a mounted doppelfs is touched: its worker may be stopped, and would stop us.
+///
+/// # Errors
+/// [`MountRefusal`], the first that applies; those that need no privileges come first.
+pub fn check_mount(options: &mut MountOptions, around: &Surroundings) -> Result<(), MountRefusal> {
+    options.dir = real_directory(&options.dir, around)?;
+    if options.dir == Path::new("/") {
+        return Err(MountRefusal::RootDirectory);
+    }
+    options.mountpoint = real_directory(&options.mountpoint, around)?;
+    check_places(options)?;
+    let service = Service::Set(options.set.clone());
+    if control::Server::is_running(&options.run_dir, &service) {
+        return Err(MountRefusal::NameInUse {
+            set: options.set.to_string(),
+            run_dir: options.run_dir.clone(),
+        });
+    }
+    if !around.is_root {
+        return Err(MountRefusal::NotRoot);
+    }
+    if !around.has_fuse {
+        return Err(MountRefusal::NoFuse);
+    }
+    Ok(())
+}
+
+fn check_places(options: &mut MountOptions) -> Result<(), MountRefusal> {
+    let dir = options.dir.clone();
+    if options.mountpoint != dir {
+        if options.mountpoint.starts_with(&dir) {
+            return Err(MountRefusal::MountpointInside {
+                mountpoint: options.mountpoint.clone(),
+                dir,
+            });
+        }
+        if dir.starts_with(&options.mountpoint) {
+            return Err(MountRefusal::MountpointAround {
+                mountpoint: options.mountpoint.clone(),
+                dir,
+            });
+        }
+    }
+    let own = [
+        ("state", &mut options.state_dir, "move it with --state"),
+        ("run", &mut options.run_dir, "move it with --run-dir"),
+        ("queue", &mut options.queue_dir, "move it with --queue-dir"),
+    ];
+    for (what, path, remedy) in own {
+        *path = real_ancestor(path);
+        if path.starts_with(&dir) || path.starts_with(&options.mountpoint) {
+            return Err(MountRefusal::OwnInside {
+                what,
+                path: path.clone(),
+                dir,
+                remedy,
+            });
+        }
+        if dir.starts_with(&*path) {
+            return Err(MountRefusal::InsideOwn {
+                dir,
+                what,
+                path: path.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The directory without symbolic links.
+fn real_directory(path: &Path, around: &Surroundings) -> Result<PathBuf, MountRefusal> {
+    refuse_protected(path, around)?;
+    let unreadable = |e: std::io::Error| match e.kind() {
+        ErrorKind::NotFound => MountRefusal::Missing(path.to_owned()),
+        ErrorKind::NotADirectory => MountRefusal::NotDirectory(path.to_owned()),
+        _ => MountRefusal::Unreadable {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        },
+    };
+    let real = std::fs::canonicalize(path).map_err(unreadable)?;
+    refuse_protected(&real, around)?;
+    if std::fs::metadata(&real).map_err(unreadable)?.is_dir() {
+        Ok(real)
+    } else {
+        Err(MountRefusal::NotDirectory(real))
+    }
+}
+
+fn refuse_protected(path: &Path, around: &Surroundings) -> Result<(), MountRefusal> {
+    match around.mounts.iter().find(|mount| path.starts_with(mount)) {
+        Some(mount) if mount == path => Err(MountRefusal::Protected(path.to_owned())),
+        Some(mount) => Err(MountRefusal::InsideProtected {
+            dir: path.to_owned(),
+            outer: mount.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The path with the symbolic links of that part resolved that exists.
+fn real_ancestor(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let Ok(real) = std::fs::canonicalize(ancestor) {
+            let rest = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
+            return real.join(rest).components().collect();
+        }
+    }
+    path.to_owned()
+}

@@ -1,0 +1,85 @@
+//! Options of `doppelfs target serve`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::mount::{absolute, default_run_dir};
+use super::{DEFAULT_PORT, OptionError};
+
+/// What `doppelfs target serve` was asked for, complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetOptions {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Replicas are below it.
+    pub root: PathBuf,
+    /// Where its state is.
+    pub state_dir: PathBuf,
+    /// Where its sockets are.
+    pub run_dir: PathBuf,
+    /// Plain TCP, this machine only.
+    pub insecure_loopback: bool,
+}
+
+/// `/var/lib/doppelfs/target`.
+pub fn default_target_state_dir() -> PathBuf {
+    PathBuf::from("/var/lib/doppelfs/target")
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, OptionError> {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let text = text
+        .strip_prefix("localhost")
+        .map_or_else(|| text.to_owned(), |rest| format!("127.0.0.1{rest}"));
+    let port_only = text.strip_prefix(':').unwrap_or(&text).parse::<u16>();
+    let whole = || text.parse::<SocketAddr>().ok();
+    let host_only = || {
+        let host = text.trim_start_matches('[').trim_end_matches(']');
+        host.parse::<IpAddr>()
+            .ok()
+            .map(|ip| SocketAddr::new(ip, DEFAULT_PORT))
+    };
+    port_only
+        .ok()
+        .map(|port| SocketAddr::new(loopback, port))
+        .or_else(whole)
+        .or_else(host_only)
+        .ok_or_else(|| OptionError::Value {
+            key: "listen".to_owned(),
+            value: text.clone(),
+            expected: "ADDRESS:PORT (IPv6 in brackets), ADDRESS or PORT".to_owned(),
+        })
+}
+
+impl TargetOptions {
+    /// Completes and checks what was asked for; the root is `/srv/doppelfs` by default.
+    ///
+    /// # Errors
+    /// [`OptionError`].
+    pub fn new(
+        listen: Option<&str>,
+        root: Option<&Path>,
+        state: Option<&Path>,
+        run_dir: Option<&Path>,
+        insecure_loopback: bool,
+    ) -> Result<TargetOptions, OptionError> {
+        let default_listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
+        let listen = listen.map_or(Ok(default_listen), parse_listen)?;
+        if !insecure_loopback {
+            return Err(OptionError::Unauthenticated(format!(
+                "target serve on {listen}"
+            )));
+        }
+        if !listen.ip().is_loopback() {
+            return Err(OptionError::NotLoopback(listen.to_string()));
+        }
+        let or = |path: Option<&Path>, default: PathBuf| path.map_or(Ok(default), absolute);
+        Ok(TargetOptions {
+            listen,
+            root: or(root, PathBuf::from("/srv/doppelfs"))?,
+            state_dir: or(state, default_target_state_dir())?,
+            run_dir: or(run_dir, default_run_dir())?,
+            insecure_loopback,
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! What can go wrong between a client and a worker.
+
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why a worker does not do what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalCode {
+    /// The line is no request.
+    Malformed,
+    /// The client speaks another version of the API.
+    Version,
+    /// The version is right but the request is unknown, or means nothing to this service.
+    Unknown,
+    /// Not in this state; the text says what to do first.
+    State,
+    /// It was tried and went wrong.
+    Failed,
+}
+
+/// A worker's "no", with what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// For people: one line, says what to do.
+    pub text: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(code: RefusalCode, text: impl Into<String>) -> Refusal {
+        Refusal {
+            code,
+            text: text.into(),
+        }
+    }
+}
+
+/// Errors of the local API.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens: no socket, or one left over by a dead worker. Nothing was asked.
+    #[error(
+        "{service} {gone}; `doppelfs status` lists what runs",
+        gone = if *.left_over {
+            format!("is not running (its worker does not answer on {})", .path.display())
+        } else {
+            format!("is not running here (there is no {})", .path.display())
+        }
+    )]
+    NotRunning {
+        /// `set data` or `target on port 7420`.
+        service: String,
+        /// The socket.
+        path: PathBuf,
+        /// A socket is there but nobody behind it.
+        left_over: bool,
+    },
+    /// The worker took the request, or a place in its queue, and then was silent for too long: it is
+    /// stopped or hangs. Whether the request is done is unknown.
+    #[error(
+        "{service} does not answer (nothing heard on {path} for {patience:?}); its worker is \
+         stopped or hangs, see its log"
+    )]
+    Silent {
+        /// As in [`Error::NotRunning`].
+        service: String,
+        /// The socket.
+        path: PathBuf,
+        /// How long was waited.
+        patience: Duration,
+    },
+    /// The worker closed the connection before its answer was complete: it ended, or the request
+    /// made it fail. Whether the request is done is unknown.
+    #[error("{service} ended the conversation without an answer; see its log")]
+    CutOff {
+        /// As in [`Error::NotRunning`].
+        service: String,
+    },
+    /// What came is no answer: another program or another version listens there.
+    #[error("{service} answered something that this version does not understand: {text}")]
+    NotUnderstood {
+        /// As in [`Error::NotRunning`].
+        service: String,
+        /// What it was, shortened.
+        text: String,
+    },
+    /// The worker said no; its text says what to do.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Another live worker has this name. Nothing was changed.
+    #[error("{service} is running already (somebody holds {path}); choose another name or end it")]
+    InUse {
+        /// As in [`Error::NotRunning`].
+        service: String,
+        /// The lock.
+        path: PathBuf,
+    },
+    /// A call of the system failed. What was begun was undone.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io {
+            operation,
+            path,
+            source,
+        }
+    }
+}

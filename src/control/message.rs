@@ -1,0 +1,251 @@
+//! Requests and answers, as they stand on the socket.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use super::queue_line::QueueLine;
+use super::status::{SetStatus, TargetStatus};
+use super::{Refusal, RefusalCode};
+use crate::stats::Snapshot;
+
+/// Version of the API. A change that an older side would misunderstand raises it; new requests and
+/// new fields do not.
+///
+/// * 1: the first.
+pub const VERSION: u32 = 1;
+
+/// How often a server says that it lives while an answer is under way.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Longest line of a request.
+pub(super) const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// Longest line of an answer.
+pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// How much a mirror compares before it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MirrorKind {
+    /// Everything is sent.
+    Full,
+    /// Only what differs.
+    Difference,
+}
+
+/// What a worker can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Request {
+    /// How are you? Answered from memory, at once.
+    Status,
+    /// Answer when the condition is true or the time is over.
+    Wait {
+        /// Everything captured before this request is applied and durable on all targets.
+        caught_up: bool,
+        /// How long; none is for ever.
+        timeout_ms: Option<u64>,
+    },
+    /// The last `count` operations as items, then, if `follow`, each new one until the client goes.
+    QueueTail {
+        /// Go on.
+        follow: bool,
+        /// How many of the past.
+        count: u64,
+    },
+    /// What the queue holds and who reads it.
+    QueueShow,
+    /// All numbers at this moment.
+    Stats,
+    /// Begin a mirror to every connection; answered when it has begun.
+    MirrorStart {
+        /// What is compared first.
+        kind: MirrorKind,
+    },
+    /// The mount is about to be unmounted: finish what can be finished without waiting for targets,
+    /// and then take the coming end of the mount as clean.
+    PrepareUmount,
+    /// The umount did not take place (the mount is in use): go on as before.
+    AbandonUmount,
+    /// End without a umount (targets).
+    Stop,
+}
+
+/// The names of all requests, for the message about an unknown one.
+pub const REQUEST_NAMES: [&str; 9] = [
+    "status",
+    "wait",
+    "queue-tail",
+    "queue-show",
+    "stats",
+    "mirror-start",
+    "prepare-umount",
+    "abandon-umount",
+    "stop",
+];
+
+/// One of a stream of answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "item", rename_all = "kebab-case")]
+pub enum Item {
+    /// An operation.
+    Record(QueueLine),
+}
+
+/// The last answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// To `status`, from a set.
+    Set(Box<SetStatus>),
+    /// To `status`, from a target.
+    Target(Box<TargetStatus>),
+    /// To `wait`.
+    Waited {
+        /// The condition is true.
+        caught_up: bool,
+        /// If not: why not, in a line for people.
+        reason: Option<String>,
+    },
+    /// To `queue-show`.
+    Queue(Box<QueueReport>),
+    /// To `stats`.
+    Stats(Box<Snapshot>),
+    /// To `mirror-start`.
+    MirrorStarted {
+        /// The mirror's number.
+        mirror: u64,
+    },
+    /// To `prepare-umount`: nothing stands in the way.
+    Prepared {
+        /// Who will end with the mount.
+        worker_pid: u32,
+    },
+    /// Done, nothing to tell.
+    Done,
+}
+
+/// A segment of the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SegmentLine {
+    /// First record in it.
+    pub first_seq: u64,
+    /// Last record in it; for the open one the end of the queue.
+    pub last_seq: u64,
+    /// Bytes of records.
+    pub bytes: u64,
+    /// Nothing is added to it any more.
+    pub sealed: bool,
+}
+
+/// A reader of the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CursorLine {
+    /// Whose it is.
+    pub name: String,
+    /// The last record that is done with.
+    pub seq: u64,
+    /// Records after it.
+    pub behind_ops: u64,
+}
+
+/// What the queue holds.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueueReport {
+    /// The set.
+    pub set: String,
+    /// The line of positions.
+    pub history: String,
+    /// The oldest record kept (`end_seq` + 1 when there is none).
+    pub first_seq: u64,
+    /// The last record captured.
+    pub end_seq: u64,
+    /// Records kept.
+    pub ops: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Disk space taken.
+    pub disk_bytes: u64,
+    /// Limit of the disk space, none without one.
+    pub disk_bytes_max: Option<u64>,
+    /// Free space that is left alone.
+    pub free_bytes_min: u64,
+    /// Age of the oldest record.
+    pub oldest_seconds: f64,
+    /// The order, as the catalogue has it.
+    pub segments: Vec<SegmentLine>,
+    /// Who reads.
+    pub cursors: Vec<CursorLine>,
+}
+
+/// A line from the server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "body", rename_all = "kebab-case")]
+pub(super) enum Message {
+    /// Still at it.
+    Alive,
+    /// One of a stream.
+    Item(Item),
+    /// The last one.
+    Done(Reply),
+    /// The last one: no.
+    Refused(Refusal),
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    version: u32,
+    #[serde(flatten)]
+    request: &'a Request,
+}
+
+/// The line for `request`, without its end.
+pub fn encode_request(request: &Request) -> String {
+    let envelope = Envelope {
+        version: VERSION,
+        request,
+    };
+    serde_json::to_string(&envelope).unwrap_or_default()
+}
+
+/// Reads the line of a request.
+///
+/// # Errors
+/// A [`Refusal`] that says which part is wrong.
+pub fn parse_request(line: &[u8]) -> Result<Request, Refusal> {
+    let no = |code, text: String| Err(Refusal::new(code, text));
+    let value: serde_json::Value = match serde_json::from_slice(line) {
+        Ok(value) => value,
+        Err(e) => return no(RefusalCode::Malformed, format!("not a line of JSON: {e}")),
+    };
+    let field = |key| value.get(key);
+    match field("version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version == u64::from(VERSION) => {}
+        Some(other) => {
+            let text = format!(
+                "the client speaks version {other} of the control API, this worker version \
+                 {VERSION}; use the `doppelfs` that the worker was started from"
+            );
+            return no(RefusalCode::Version, text);
+        }
+        None => {
+            let text = "a request needs \"version\" and \"do\"".to_owned();
+            return no(RefusalCode::Malformed, text);
+        }
+    }
+    let name = field("do")
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default();
+    if !REQUEST_NAMES.contains(&name) {
+        let text = format!(
+            "unknown request {name:?}; known are {}",
+            REQUEST_NAMES.join(", ")
+        );
+        return no(RefusalCode::Unknown, text);
+    }
+    serde_json::from_value(value.clone())
+        .map_err(|e| Refusal::new(RefusalCode::Malformed, format!("request {name:?}: {e}")))
+}

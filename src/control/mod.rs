@@ -1,0 +1,51 @@
+//! The local API: one unix socket per set and per target, requests and answers as lines of JSON.
+//!
+//! # Contract
+//! A worker starts a [`Server`] on `<run dir>/<set>.sock` (a target on
+//! `<run dir>/target-<port>.sock`) and answers through its [`Handler`]; everybody else uses a
+//! [`Client`], which never waits longer than it was told to, whatever state the worker is in. What
+//! is said in `status` stands in [`status`], what lists of operations show in [`QueueLine`].
+//!
+//! # Format
+//! One connection carries one request: a line `{"version":1,"do":"<request>", ...}`. The answer is
+//! any number of `{"kind":"item","body":..}` and `{"kind":"alive"}` lines and then exactly one of
+//! `{"kind":"done","body":..}` and `{"kind":"refused","body":{"code":..,"text":..}}`. A line ends
+//! with `\n` and has none within.
+//! ```text
+//! > {"version":1,"do":"wait","caught_up":true,"timeout_ms":5000}
+//! < {"kind":"alive"}
+//! < {"kind":"done","body":{"reply":"waited","caught_up":true,"reason":null}}
+//! ```
+//!
+//! # Invariants
+//! * While an answer is under way the server says `alive` every [`HEARTBEAT`], so a client that
+//!   hears nothing for longer knows that the worker is stopped, not busy.
+//! * The name of a set belongs to who holds the lock on `<set>.lock`; the socket file alone proves
+//!   nothing, it may be left over.
+//! * Only root and the worker's own user get an answer: the directory is made 0700, the socket is
+//!   0600, and the peer's credentials are looked at.
+//!
+//! # Failure
+//! A client that goes takes its request with it: the answer's future is dropped at the next line
+//! that cannot be written, at most a heartbeat later. A handler that panics closes the connection;
+//! the client reports it.
+
+mod address;
+mod client;
+mod error;
+mod escape;
+mod message;
+mod queue_line;
+mod server;
+pub mod status;
+
+pub use address::{Service, list_services, list_sets};
+pub use client::{ANSWER_PATIENCE, Answers, Client};
+pub use error::{Error, Refusal, RefusalCode};
+pub use escape::{escape, unescape};
+pub use message::{
+    CursorLine, HEARTBEAT, Item, MirrorKind, QueueReport, REQUEST_NAMES, Reply, Request,
+    SegmentLine, VERSION, encode_request, parse_request,
+};
+pub use queue_line::QueueLine;
+pub use server::{Answer, Handler, Items, Server};

@@ -1,0 +1,247 @@
+//! Listening, and one task per question.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::future::Future;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tracing::{debug, warn};
+
+use super::address::{self, Service};
+use super::message::{HEARTBEAT, Message, REQUEST_BYTES_MAX, parse_request};
+use super::{Error, Item, Refusal, RefusalCode, Reply, Request};
+use crate::sys;
+
+/// How long a client may take to say what it wants, or to take what it is told.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Questions answered at the same time.
+const CLIENTS_MAX: usize = 256;
+
+/// Items under way to a client that is slow.
+const ITEMS_MAX: usize = 64;
+
+/// The answer to one request; it is dropped unfinished when the client has gone.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Reply, Refusal>> + Send>>;
+
+/// Who answers.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers `request`; what comes in many parts goes into `items` first. Must not block its
+    /// thread: what reads disks or waits for locks goes through `tokio::task::spawn_blocking`.
+    fn handle(self: Arc<Self>, request: Request, items: Items) -> Answer;
+}
+
+/// Takes the parts of a long answer.
+#[derive(Debug, Clone)]
+pub struct Items(mpsc::Sender<Item>);
+
+impl Items {
+    /// Hands one over, waiting for a slow client; false when nobody listens any more.
+    pub async fn send(&self, item: Item) -> bool {
+        self.0.send(item).await.is_ok()
+    }
+
+    /// As [`Items::send`] for a thread outside the runtime.
+    pub fn send_blocking(&self, item: Item) -> bool {
+        self.0.blocking_send(item).is_ok()
+    }
+
+    /// Has the client gone?
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// A listening service. Dropping it ends every conversation, removes the socket and frees the name.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    accept: JoinHandle<()>,
+    /// Held for as long as the name is ours.
+    _lock: File,
+}
+
+impl Server {
+    /// Listens for `service` in `run_dir`, which is made (0700) when it is missing.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when another live process has the name, [`Error::Io`].
+    pub fn start(
+        run_dir: &Path,
+        service: &Service,
+        handler: Arc<dyn Handler>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Server, Error> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(run_dir)
+            .map_err(Error::io("create", run_dir))?;
+        let lock = take_name(run_dir, service)?;
+        let path = service.socket(run_dir);
+        // Having the lock, whatever socket is there is left over.
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &path)(e));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let (dir, short) = address::short_path(&path)?;
+        let listener = std::os::unix::net::UnixListener::bind(&short)
+            .map_err(Error::io("listen on", &path))?;
+        drop(dir);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))
+            .map_err(Error::io("protect", &path))?;
+        let owner = std::fs::metadata(&path)
+            .map_err(Error::io("examine", &path))?
+            .uid();
+        listener
+            .set_nonblocking(true)
+            .map_err(Error::io("listen on", &path))?;
+        let listener = {
+            let _context = runtime.enter();
+            UnixListener::from_std(listener).map_err(Error::io("listen on", &path))?
+        };
+        let accept = runtime.spawn(accept(listener, handler, owner));
+        Ok(Server {
+            path,
+            accept,
+            _lock: lock,
+        })
+    }
+}
+
+impl Server {
+    /// Does a live process hold this name? Asks the lock, not the process, so it answers at once
+    /// also when that one is stopped.
+    pub fn is_running(run_dir: &Path, service: &Service) -> bool {
+        File::open(service.lock(run_dir))
+            .and_then(|lock| sys::is_file_locked(lock.as_fd()))
+            .unwrap_or(false)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accept.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Takes the lock that owns the service's name.
+fn take_name(run_dir: &Path, service: &Service) -> Result<File, Error> {
+    let path = service.lock(run_dir);
+    let lock = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(Error::io("open", &path))?;
+    match sys::lock_file(lock.as_fd()) {
+        Ok(true) => Ok(lock),
+        Ok(false) => Err(Error::InUse {
+            service: service.to_string(),
+            path,
+        }),
+        Err(e) => Err(Error::io("lock", &path)(e)),
+    }
+}
+
+async fn accept(listener: UnixListener, handler: Arc<dyn Handler>, owner: u32) {
+    let mut clients = JoinSet::new();
+    loop {
+        while clients.try_join_next().is_some() {}
+        if clients.len() >= CLIENTS_MAX {
+            clients.join_next().await;
+            continue;
+        }
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: they come back.
+                warn!(%error, "control socket cannot accept");
+                tokio::time::sleep(HEARTBEAT).await;
+                continue;
+            }
+        };
+        let handler = Arc::clone(&handler);
+        clients.spawn(async move {
+            if let Err(error) = converse(stream, handler, owner).await {
+                debug!(%error, "control client went");
+            }
+        });
+    }
+}
+
+async fn converse(
+    mut stream: UnixStream,
+    handler: Arc<dyn Handler>,
+    owner: u32,
+) -> std::io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    if peer != 0 && peer != owner {
+        let text = "only root and the user of the worker may ask";
+        let refusal = Refusal::new(RefusalCode::State, text);
+        return say(&mut stream, &Message::Refused(refusal)).await;
+    }
+    let line = match tokio::time::timeout(CLIENT_PATIENCE, read_line(&mut stream)).await {
+        Ok(line) => line?,
+        Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
+    };
+    let request = match parse_request(&line) {
+        Ok(request) => request,
+        Err(refusal) => return say(&mut stream, &Message::Refused(refusal)).await,
+    };
+    let (sender, mut items) = mpsc::channel(ITEMS_MAX);
+    let mut answer = handler.handle(request, Items(sender));
+    let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let last = loop {
+        let message = tokio::select! {
+            biased;
+            Some(item) = items.recv() => Message::Item(item),
+            last = &mut answer => break last,
+            _ = beat.tick() => Message::Alive,
+        };
+        say(&mut stream, &message).await?;
+    };
+    drop(answer);
+    while let Ok(item) = items.try_recv() {
+        say(&mut stream, &Message::Item(item)).await?;
+    }
+    let last = last.map_or_else(Message::Refused, Message::Done);
+    say(&mut stream, &last).await
+}
+
+async fn read_line(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut chunk = [0u8; 4096];
+    loop {
+        let count = stream.read(&mut chunk).await?;
+        line.extend(chunk.iter().take(count));
+        if let Some(end) = line.iter().position(|&b| b == b'\n') {
+            line.truncate(end);
+            return Ok(line);
+        }
+        // A last line without its end is one, too; one without an end at all is not.
+        if count == 0 || line.len() > REQUEST_BYTES_MAX {
+            return Ok(line);
+        }
+    }
+}
+
+async fn say(stream: &mut UnixStream, message: &Message) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(message).map_err(std::io::Error::other)?;
+    line.push(b'\n');
+    match tokio::time::timeout(CLIENT_PATIENCE, stream.write_all(&line)).await {
+        Ok(result) => result,
+        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+    }
+}

@@ -1,0 +1,300 @@
+//! What `status` says. The JSON form is an interface: it may grow, nothing in it may go.
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::{Lags, StreamSnapshot};
+
+/// Version of the JSON form.
+pub const STATUS_VERSION: u32 = 1;
+
+/// Everything that runs on this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// [`STATUS_VERSION`].
+    pub version: u32,
+    /// The sets protected here.
+    pub sets: Vec<SetStatus>,
+    /// The targets served here.
+    #[serde(default)]
+    pub targets: Vec<TargetStatus>,
+}
+
+/// How a set is, in one word; the worst of its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SetState {
+    /// Every target follows.
+    #[default]
+    Ok,
+    /// A mirror or a resynchronisation is under way.
+    Synchronising,
+    /// A target follows too far behind, or is not reached.
+    Behind,
+    /// Somebody paused it.
+    Paused,
+    /// It does not go on by itself.
+    Error,
+}
+
+/// A protected directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RootStatus {
+    /// The directory.
+    pub path: String,
+    /// Where it is served.
+    pub mountpoint: String,
+}
+
+/// What waits on the source.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueueStatus {
+    /// Operations.
+    pub ops: u64,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// Disk space.
+    pub disk_bytes: u64,
+    /// Age of the oldest.
+    pub oldest_seconds: f64,
+}
+
+/// Does data flow?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transmit {
+    /// Yes.
+    Started,
+    /// Not connected.
+    #[default]
+    Stopped,
+    /// Somebody paused it.
+    Paused,
+    /// It waits for its time.
+    Scheduled,
+    /// It tries and fails; `error` says why.
+    Error,
+}
+
+/// What the replica is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataState {
+    /// A prefix of the source.
+    #[default]
+    Ok,
+    /// A mirror is under way: no prefix until its end.
+    Mirroring,
+    /// A redo after a crash is under way.
+    Recovering,
+    /// Only a mirror makes it good again.
+    MirrorRequired,
+    /// The target was promoted: its changes must be brought back first.
+    RestoreRequired,
+}
+
+/// What the target does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetState {
+    /// It applies.
+    Ok,
+    /// Nothing is known of it.
+    #[default]
+    NotLoaded,
+    /// It will pause.
+    PausePending,
+    /// It stores but does not apply.
+    Paused,
+    /// An operation cannot be applied and is tried again.
+    Retrying,
+}
+
+/// What replication does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replication {
+    /// There is something to replicate.
+    Replicating,
+    /// There is nothing.
+    Ready,
+    /// It was stopped.
+    Stopped,
+    /// It waits for a connection or a mirror.
+    #[default]
+    Pending,
+}
+
+/// What a mirror does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MirrorState {
+    /// None is under way.
+    #[default]
+    Idle,
+    /// One is.
+    Mirroring,
+    /// One is, but waits.
+    Paused,
+    /// Hashes are compared.
+    Verifying,
+}
+
+/// A mirror of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MirrorStatus {
+    /// What it does.
+    pub state: MirrorState,
+    /// How far, where the end is known.
+    pub percent: Option<f64>,
+    /// How much is left, where it is known.
+    pub remaining_bytes: Option<u64>,
+}
+
+/// A connection of a set.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionStatus {
+    /// Its number in the set.
+    pub id: u32,
+    /// `host:port`.
+    pub target: String,
+    /// The path on the target, as the target names it.
+    pub path: String,
+    /// Does data flow?
+    pub transmit: Transmit,
+    /// What the replica is worth.
+    pub data_state: DataState,
+    /// What the target does.
+    pub target_state: TargetState,
+    /// What replication does.
+    pub replication: Replication,
+    /// Watermark.
+    pub sent_seq: u64,
+    /// Watermark.
+    pub received_seq: u64,
+    /// Watermark.
+    pub applied_seq: u64,
+    /// Watermark.
+    pub durable_seq: u64,
+    /// Operations captured and not yet applied.
+    pub lag_ops: u64,
+    /// Their bytes.
+    pub lag_bytes: u64,
+    /// Age of the oldest of them.
+    pub lag_seconds: f64,
+    /// The lag of every stage.
+    pub lags: Lags,
+    /// Bytes of records sent by this worker.
+    pub sent_bytes: u64,
+    /// Bytes on the wire, after compression.
+    pub wire_bytes: u64,
+    /// Bytes of mirror records among `sent_bytes`.
+    pub mirror_bytes: u64,
+    /// Seconds since 1970; none while there is no connection.
+    pub connected_since: Option<u64>,
+    /// The file touched last, escaped.
+    pub last_path: Option<String>,
+    /// The mirror.
+    pub mirror: MirrorStatus,
+    /// Plain TCP without authentication, loopback only.
+    pub insecure: bool,
+    /// What is wrong, and what to do.
+    pub error: Option<String>,
+}
+
+/// A set.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SetStatus {
+    /// Its name.
+    pub name: String,
+    /// Its directories.
+    pub roots: Vec<RootStatus>,
+    /// In one word.
+    pub state: SetState,
+    /// 0 while there is no supervisor.
+    pub supervisor_pid: u32,
+    /// The worker.
+    pub worker_pid: u32,
+    /// How often the worker was restarted.
+    pub worker_restarts: u64,
+    /// The line of positions.
+    pub history: String,
+    /// The last record.
+    pub captured_seq: u64,
+    /// What waits.
+    pub queue: QueueStatus,
+    /// Its connections.
+    pub connections: Vec<ConnectionStatus>,
+    /// The state directory.
+    pub state_dir: String,
+    /// What an administrator should know, one line each.
+    pub warnings: Vec<String>,
+    /// What is wrong with the set itself, and what to do.
+    pub error: Option<String>,
+}
+
+/// A stream that a target receives.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StreamStatus {
+    /// Host of the source.
+    pub source: String,
+    /// Set on the source.
+    pub set: String,
+    /// The replica's path.
+    pub path: String,
+    /// Is there a connection?
+    pub connected: bool,
+    /// The line of positions.
+    pub history: String,
+    /// Watermark.
+    pub received_seq: u64,
+    /// Watermark.
+    pub applied_seq: u64,
+    /// Watermark.
+    pub durable_seq: u64,
+    /// What the replica is worth.
+    pub data_state: DataState,
+    /// What the target does.
+    pub target_state: TargetState,
+    /// Its numbers.
+    pub stats: StreamSnapshot,
+    /// What is wrong, and what to do.
+    pub error: Option<String>,
+}
+
+/// A target.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TargetStatus {
+    /// Address and port that it listens on.
+    pub listen: String,
+    /// Replicas are below it.
+    pub root: String,
+    /// Its state directory.
+    pub state_dir: String,
+    /// Its process.
+    pub pid: u32,
+    /// Without authentication, loopback only.
+    pub insecure: bool,
+    /// Its streams.
+    pub streams: Vec<StreamStatus>,
+    /// What is wrong with the target itself, and what to do.
+    pub error: Option<String>,
+}
+
+impl SetStatus {
+    /// What is reported of a set whose worker does not answer.
+    pub fn unreachable(name: &str, error: String) -> SetStatus {
+        SetStatus {
+            name: name.to_owned(),
+            state: SetState::Error,
+            error: Some(error),
+            ..SetStatus::default()
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Starting a worker in the background, and hearing whether it serves.
+//!
+//! # Contract
+//! [`start_worker`] runs this program again in a session of its own, with its output in a log, and
+//! returns when that one has said through its [`Ready`] that it serves, or why it does not. A
+//! program in the foreground has a [`Ready`], too: it prints the line, and tells a service manager.
+//!
+//! # Invariants
+//! Whoever waits for readiness always gets an answer: the line, the error, or the end of the worker.
+//!
+//! # Failure
+//! A worker that ends without a word is reported with the place of its log. Restarting a worker and
+//! keeping the mount alive meanwhile are not built yet.
+
+mod launch;
+mod ready;
+
+pub use launch::{LaunchError, detach, start_worker};
+pub use ready::Ready;
