@@ -1,9 +1,15 @@
-//! Tests that drive each room through its door.
+//! Rooms through their doors, without a mount.
 #![allow(missing_docs, reason = "tests")]
 #![allow(
     unreachable_pub,
     reason = "support is shared by the modules of one binary"
 )]
 
+mod digest_equal;
+mod digest_kinds;
+mod digest_walk;
 mod journal_basic;
 mod journal_support;
+#[path = "../support/scratch.rs"]
+mod scratch;
+mod trees;
