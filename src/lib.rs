@@ -1,6 +1,5 @@
 //! Real-time replication of a directory tree, in order, crash-safe.
 pub mod activity;
-pub mod applier;
 pub mod capture;
 pub mod cli;
 pub mod codec;
@@ -12,11 +11,8 @@ pub mod fuse;
 pub mod journal;
 pub mod mirror;
 pub mod passthrough;
-pub mod receiver;
-pub mod sender;
 pub mod stats;
 pub mod supervisor;
 pub mod sync;
 pub mod sys;
 pub mod types;
-pub mod wire;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::codec::Draft;
 use crate::journal::{self, Journal};
 use crate::passthrough::{Error, Handles, OpenDir, OpenFile, Tree};
+use crate::stats::SetCounters;
 use crate::sync::{Mutex, Rank};
 use crate::sys::{self, FileStat, Identity};
 use crate::types::{Body, Caller, FileId, Name, Op, RequestId, Seq, Time, limits};
@@ -75,6 +76,8 @@ pub struct Options {
     pub atime: bool,
     /// Where the durable gap flag lives (a file, created here).
     pub gap_file: PathBuf,
+    /// What is counted.
+    pub counters: Arc<SetCounters>,
 }
 
 #[derive(Debug, Default)]
@@ -295,8 +298,18 @@ impl Capture {
             self.close_gap();
         }
         let draft = Draft::new(body, payload);
-        if let Err(error) = self.append(&draft) {
-            self.open_gap(touched, &error);
+        match self.append(&draft) {
+            Ok(_) => {
+                self.options.counters.captured.note(draft.kind());
+                self.options
+                    .counters
+                    .captured_bytes
+                    .add(payload.len() as u64);
+            }
+            Err(error) => {
+                self.options.counters.gaps.add(1);
+                self.open_gap(touched, &error);
+            }
         }
     }
 

@@ -75,11 +75,12 @@ fn begin(capture: &Capture, scope: Scope) -> Result<(u64, Seq), crate::journal::
     let mirror = sys::realtime_ns();
     let root = capture.tree().root_id();
     tracing::info!(mirror, ?scope, "mirror begins");
-    capture.append_job(Op::MirrorBegin {
+    let seq = capture.append_job(Op::MirrorBegin {
         mirror,
         scope,
         root,
-    })
+    })?;
+    Ok((mirror, seq))
 }
 
 impl Mirror {

@@ -5,11 +5,16 @@
     reason = "support is shared by the modules of one binary"
 )]
 
+mod activity;
+mod capture;
+mod codec;
 mod digest_equal;
 mod digest_kinds;
 mod digest_walk;
 mod journal_basic;
 mod journal_support;
+mod passthrough;
 #[path = "../support/scratch.rs"]
 mod scratch;
+mod sync;
 mod trees;

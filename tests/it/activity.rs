@@ -1,0 +1,85 @@
+//! Goal: a start believes exactly what it may. One test per row of the table in `activity`.
+
+use doppelfs::activity::{Clean, Covered, Now, Verdict, assess};
+use doppelfs::types::{FileId, History};
+
+const BEGAN: u64 = 50_000_000_000;
+const CTIME: u64 = 100_000_000_000;
+const ENDED: u64 = 101_000_000_000;
+
+fn covered(clean: bool) -> Covered {
+    Covered {
+        instance: 7,
+        history: History(9),
+        root: FileId::new(2, 0),
+        directory: "/srv/data".into(),
+        boot: "boot-1".into(),
+        began_ns: BEGAN,
+        clean: clean.then_some(Clean {
+            last_ctime_ns: CTIME,
+            ended_ns: ENDED,
+        }),
+    }
+}
+
+fn now(boot: &str, now_ns: u64, last_record_ns: Option<u64>) -> Now<'_> {
+    Now {
+        root: FileId::new(2, 0),
+        boot,
+        now_ns,
+        last_record_ns,
+    }
+}
+
+#[test]
+fn row_a_without_a_last_run_nothing_is_believed() {
+    assert_eq!(assess(None, &now("boot-1", ENDED, None)), Verdict::Unknown);
+}
+
+#[test]
+fn row_b_after_a_clean_end_later_changes_are_in_doubt_also_after_a_reboot() {
+    for boot in ["boot-1", "boot-2"] {
+        let verdict = assess(Some(&covered(true)), &now(boot, ENDED + 1, None));
+        assert_eq!(verdict, Verdict::DoubtAfter(CTIME));
+    }
+}
+
+#[test]
+fn row_c_a_clock_that_went_back_puts_everything_in_doubt() {
+    let verdict = assess(Some(&covered(true)), &now("boot-1", ENDED - 1, None));
+    assert_eq!(verdict, Verdict::DoubtAll);
+}
+
+#[test]
+fn row_d_after_a_crash_on_the_same_boot_the_history_goes_on() {
+    let last_record = 90_000_000_000;
+    let verdict = assess(
+        Some(&covered(false)),
+        &now("boot-1", ENDED, Some(last_record)),
+    );
+    assert_eq!(verdict, Verdict::DoubtAfter(80_000_000_000));
+}
+
+#[test]
+fn row_e_after_a_crash_of_the_host_a_new_history_begins() {
+    let verdict = assess(Some(&covered(false)), &now("boot-2", ENDED, Some(CTIME)));
+    assert_eq!(verdict, Verdict::NewHistory);
+}
+
+#[test]
+fn row_f_another_directory_is_another_history() {
+    let mut other = now("boot-1", ENDED, None);
+    other.root = FileId::new(3, 0);
+    assert_eq!(assess(Some(&covered(true)), &other), Verdict::NewHistory);
+    assert_eq!(assess(Some(&covered(false)), &other), Verdict::NewHistory);
+}
+
+#[test]
+fn the_stored_fact_reads_back_and_garbage_does_not() {
+    let fact = covered(true);
+    let bytes = fact.to_bytes();
+    assert_eq!(Covered::from_bytes(&bytes), Some(fact));
+    for cut in 0..bytes.len() {
+        assert_eq!(Covered::from_bytes(&bytes[..cut]), None, "cut at {cut}");
+    }
+}
