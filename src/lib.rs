@@ -2,6 +2,7 @@
 pub mod activity;
 pub mod capture;
 pub mod cli;
+pub mod applier;
 pub mod codec;
 pub mod config;
 pub mod control;
