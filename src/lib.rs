@@ -1,8 +1,8 @@
 //! Real-time replication of a directory tree, in order, crash-safe.
 pub mod activity;
+pub mod applier;
 pub mod capture;
 pub mod cli;
-pub mod applier;
 pub mod codec;
 pub mod config;
 pub mod control;

@@ -11,7 +11,7 @@ use crate::codec::Draft;
 use crate::journal;
 use crate::passthrough::Error;
 use crate::sys::{self, EntryType};
-use crate::types::{Body, Entry, FileId, Name, Node, Op, limits};
+use crate::types::{Attrs, Body, Entry, FileId, Name, Node, Op, limits};
 
 use super::core::{Capture, c_name};
 
@@ -20,8 +20,10 @@ use super::core::{Capture, c_name};
 pub enum ImageOutcome {
     /// Its image stands in the journal; so many bytes of content.
     Imaged(u64),
-    /// It is gone, or has no name any more: the stream says so by itself.
+    /// It is gone, or has no name any more; the stream says so now.
     Gone,
+    /// Told to stop in between: it is asked for again.
+    Interrupted,
 }
 
 /// Why an image could not be made.
@@ -49,7 +51,7 @@ impl Capture {
         self.act_as_root()?;
         let node = match self.tree.node(id) {
             Ok(node) => node,
-            Err(e) if e.errno() == libc::ESTALE => return Ok(ImageOutcome::Gone),
+            Err(e) if e.errno() == libc::ESTALE => return self.image_of_the_dead(id),
             Err(e) => return Err(e.into()),
         };
         let stat = self.tree.stat_fd(node.as_fd(), id)?;
@@ -63,9 +65,31 @@ impl Capture {
             self.image_small(id, pause)
         };
         match outcome {
-            Err(ImageError::Below(e)) if e.errno() == libc::ESTALE => Ok(ImageOutcome::Gone),
+            Err(ImageError::Below(e)) if e.errno() == libc::ESTALE => self.image_of_the_dead(id),
             other => other,
         }
+    }
+
+    /// Says that the inode is dead, whatever it was: who still wants it must not wait for ever. An
+    /// inode without a name never gets one again.
+    fn image_of_the_dead(&self, id: FileId) -> Result<ImageOutcome, ImageError> {
+        let dead = |op| Body {
+            after: Some(Attrs::default()),
+            ..Body::of(op)
+        };
+        let file = dead(Op::Image {
+            id,
+            node: Node::File,
+            xattrs: Vec::new(),
+        });
+        let dir = dead(Op::Listing {
+            id,
+            entries: Vec::new(),
+            xattrs: Vec::new(),
+        });
+        self.append(&Draft::new(&file, &[]))?;
+        self.append(&Draft::new(&dir, &[]))?;
+        Ok(ImageOutcome::Gone)
     }
 
     fn xattrs(&self, fd: BorrowedFd<'_>, id: FileId) -> Result<Vec<crate::types::Xattr>, Error> {
@@ -85,7 +109,7 @@ impl Capture {
         let path_fd = self.tree.node(id)?;
         let stat = self.tree.stat_fd(path_fd.as_fd(), id)?;
         if stat.nlink == 0 {
-            return Ok(ImageOutcome::Gone);
+            return self.image_of_the_dead(id);
         }
         let node = self.tree.kind_of(path_fd.as_fd(), id, &stat)?;
         let mut bytes = Vec::new();
@@ -137,19 +161,19 @@ impl Capture {
             {
                 let _locked = self.lock_for_image(id);
                 if self.tree.stat_fd(fd.as_fd(), id)?.nlink == 0 {
-                    return Ok(ImageOutcome::Gone);
+                    return self.image_of_the_dead(id);
                 }
                 append(Op::ImageBegin { id }, None, &[])?;
             }
             let mut offset = 0u64;
             loop {
                 if !pause(sent) {
-                    return Ok(ImageOutcome::Gone);
+                    return Ok(ImageOutcome::Interrupted);
                 }
                 let _locked = self.lock_for_image(id);
                 let stat = self.tree.stat_fd(fd.as_fd(), id)?;
                 if stat.nlink == 0 {
-                    return Ok(ImageOutcome::Gone);
+                    return self.image_of_the_dead(id);
                 }
                 if self.shifts.load(Ordering::Acquire) != shifts {
                     continue 'anew;
@@ -197,7 +221,7 @@ impl Capture {
             .open(id, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOATIME)?;
         let stat = self.tree.stat_fd(fd.as_fd(), id)?;
         if stat.nlink == 0 {
-            return Ok(ImageOutcome::Gone);
+            return self.image_of_the_dead(id);
         }
         let parts = self.read_parts(id, fd.as_fd())?;
         let xattrs = self.xattrs(fd.as_fd(), id)?;

@@ -251,6 +251,7 @@ impl Work {
                 self.state.bytes.fetch_add(bytes, Ordering::Relaxed);
                 true
             }
+            Ok(ImageOutcome::Interrupted) => true,
             Ok(ImageOutcome::Gone) => {
                 self.state.gone.fetch_add(1, Ordering::Relaxed);
                 true
