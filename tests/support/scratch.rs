@@ -35,11 +35,29 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        umount_below(&self.path);
         if std::env::var_os("DOPPELFS_KEEP").is_some() {
             eprintln!("kept {}", self.path.display());
             return;
         }
         remove_tree(&self.path);
+    }
+}
+
+/// Takes away what a failed test left mounted; the last resort.
+fn umount_below(path: &Path) {
+    for mount in doppelfs::sys::read_mounts()
+        .unwrap_or_default()
+        .iter()
+        .rev()
+    {
+        if mount.mountpoint.starts_with(path) {
+            let lazy = doppelfs::sys::umount(&mount.mountpoint, true);
+            eprintln!(
+                "{} was left mounted; lazy umount: {lazy:?}",
+                mount.mountpoint.display()
+            );
+        }
     }
 }
 

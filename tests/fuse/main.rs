@@ -1,0 +1,26 @@
+//! The product through its command line, over real mounts: a target, a protected directory, a link
+//! between them that can be cut.
+//!
+//! Needs root and `/dev/fuse`; without them every test says `SKIPPED` and passes. Environment:
+//!
+//! * `DOPPELFS_SCRATCH`: where scratch directories lie (default `/var/tmp`); `DOPPELFS_KEEP` keeps
+//!   them.
+//! * `DOPPELFS_SEED`: the seed of all random choices; every test prints its own.
+//! * `DOPPELFS_CUTS` (25), `DOPPELFS_FILES_MAX` (100,000), `DOPPELFS_MIRROR_FILES` (2,000),
+//!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
+//!   sizes. `DOPPELFS_PATIENCE` (120): seconds that anything may take.
+
+mod backlog;
+mod compare_command;
+mod file_systems;
+mod link_cuts;
+mod mirror_load;
+mod names;
+mod nodes;
+mod programs;
+mod ranges;
+mod refusals;
+mod refusals_target;
+mod restart;
+mod support;
+mod writers;

@@ -1,0 +1,329 @@
+//! A source, a target and the link between them, all in one scratch directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use doppelfs::digest::{self, Options, Report};
+use doppelfs::sys;
+use serde_json::Value;
+
+use super::command::{Finished, Program, doppelfs};
+use super::proxy::Proxy;
+use super::scratch::Scratch;
+use super::settings::patience;
+use super::status::{Connection, SetView, StreamView};
+use super::target::Target;
+use super::until::until;
+
+/// The only set of a fixture.
+const SET: &str = "data";
+
+/// Where the replica lies below the target's root.
+const REPLICA: &str = "mirror";
+
+/// One protected directory that is mounted over itself, one target, one link.
+#[derive(Debug)]
+pub(crate) struct Fixture {
+    run_dir: PathBuf,
+    data: PathBuf,
+    state: PathBuf,
+    mount_flags: Vec<String>,
+    pub(crate) proxy: Proxy,
+    pub(crate) target: Target,
+    watchdog: Option<mpsc::Sender<()>>,
+    scratch: Scratch,
+}
+
+impl Fixture {
+    /// Directories and ports; nothing runs yet.
+    pub(crate) fn new(label: &str) -> Fixture {
+        Fixture::at(label, None)
+    }
+
+    /// As [`Fixture::new`], with data and replicas on another file system.
+    pub(crate) fn on(label: &str, file_system: &Path) -> Fixture {
+        Fixture::at(label, Some(file_system))
+    }
+
+    fn at(label: &str, file_system: Option<&Path>) -> Fixture {
+        let scratch = Scratch::new(label);
+        let base = file_system.unwrap_or(scratch.path()).to_path_buf();
+        let run_dir = scratch.path().join("run");
+        let data = base.join("data");
+        for dir in [&run_dir, &data] {
+            std::fs::create_dir(dir).expect("make a directory");
+        }
+        let target = Target::new(&run_dir, &base);
+        let proxy = Proxy::new(target.port());
+        Fixture {
+            watchdog: Some(watch(label, &data)),
+            state: scratch.path().join("source-state"),
+            run_dir,
+            data,
+            mount_flags: Vec::new(),
+            proxy,
+            target,
+            scratch,
+        }
+    }
+
+    /// Everything runs, the first mirror is done.
+    pub(crate) fn started(label: &str) -> Fixture {
+        let mut fixture = Fixture::new(label);
+        fixture.start();
+        fixture
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.target.start();
+        self.mount();
+        self.caught_up();
+    }
+
+    /// More flags for the next mounts.
+    pub(crate) fn with_flags(mut self, flags: &[&str]) -> Fixture {
+        self.mount_flags
+            .extend(flags.iter().map(|&flag| flag.to_owned()));
+        self
+    }
+
+    /// A path in the protected directory, through the mount while there is one.
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.data.join(name)
+    }
+
+    /// A path in the replica.
+    pub(crate) fn replica(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.target.root().join(REPLICA).join(name)
+    }
+
+    /// A path in the scratch directory, outside of data and replica.
+    pub(crate) fn outside(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// The product's command line with this fixture's sockets.
+    pub(crate) fn doppelfs(&self) -> Program {
+        doppelfs(&self.run_dir)
+    }
+
+    /// The command that mounts.
+    pub(crate) fn mount_command(&self) -> Program {
+        let target = format!("127.0.0.1:{}:{REPLICA}", self.proxy.port());
+        self.doppelfs()
+            .arg("mount")
+            .arg(&self.data)
+            .args([
+                "--set",
+                SET,
+                "--target",
+                &target,
+                "--insecure-loopback",
+                "--state",
+            ])
+            .arg(&self.state)
+            .args(&self.mount_flags)
+    }
+
+    /// Mounts; returns when the file system serves.
+    pub(crate) fn mount(&self) -> Finished {
+        let mounted = self.mount_command().succeed();
+        assert!(self.is_mounted(), "mount succeeded but nothing is mounted");
+        mounted
+    }
+
+    /// Unmounts in order.
+    pub(crate) fn umount(&self) {
+        self.doppelfs().arg("umount").arg(&self.data).succeed();
+        assert!(
+            !self.is_mounted(),
+            "umount succeeded but something is mounted"
+        );
+    }
+
+    pub(crate) fn is_mounted(&self) -> bool {
+        is_mounted(&self.data)
+    }
+
+    /// All that `status --json` says.
+    pub(crate) fn status(&self) -> Value {
+        let status = self.doppelfs().args(["status", "--json"]).run();
+        serde_json::from_str(&status.stdout).unwrap_or_else(|e| panic!("{e} in {status:?}"))
+    }
+
+    /// The set, when it answers.
+    pub(crate) fn find_set(&self) -> Option<SetView> {
+        let status = self.status();
+        let sets = status.get("sets")?.as_array()?;
+        let set = sets
+            .iter()
+            .find(|set| set.get("name").is_some_and(|name| name == SET))?;
+        Some(SetView(set.clone()))
+    }
+
+    #[track_caller]
+    pub(crate) fn set(&self) -> SetView {
+        self.find_set()
+            .unwrap_or_else(|| panic!("no set in {}", self.status()))
+    }
+
+    #[track_caller]
+    pub(crate) fn connection(&self) -> Connection {
+        self.set().connection()
+    }
+
+    /// The target's own view of the stream, when there is one.
+    pub(crate) fn find_stream(&self) -> Option<StreamView> {
+        let status = self.status();
+        Some(StreamView(status.pointer("/targets/0/streams/0")?.clone()))
+    }
+
+    /// `wait --caught-up` with this timeout; its exit code.
+    pub(crate) fn wait(&self, timeout: Duration) -> Finished {
+        let seconds = timeout.as_secs().to_string();
+        self.doppelfs()
+            .args(["wait", SET, "--caught-up", "--timeout", &seconds])
+            .deadline(timeout + Duration::from_secs(30))
+            .run()
+    }
+
+    /// Waits until the replica has everything.
+    #[track_caller]
+    pub(crate) fn caught_up(&self) {
+        let waited = self.wait(patience());
+        let (status, log) = (self.status(), self.target.log());
+        assert_eq!(waited.code, Some(0), "{waited:?}\n{status}\ntarget: {log}");
+    }
+
+    /// Waits until the target stands still after a cut of the link: no connection, and everything
+    /// received is applied, at two looks in a row.
+    pub(crate) fn stands_still(&self) {
+        let mut before = None;
+        until("the applier to stand still", || {
+            let Some(stream) = self.find_stream() else {
+                return false;
+            };
+            let (received, applied) = stream.positions();
+            let now = (!stream.is_connected() && received == applied).then_some(applied);
+            let still = now.is_some() && now == before;
+            before = now;
+            still
+        });
+    }
+
+    /// Source (as mounted) against replica.
+    pub(crate) fn report(&self) -> Report {
+        let compared = digest::compare(&self.data, &self.replica(""), &Options::default());
+        compared.unwrap_or_else(|e| panic!("compare: {:?}", anyhow::Error::from(e)))
+    }
+
+    /// Waits for the replica and compares.
+    #[track_caller]
+    pub(crate) fn assert_equal(&self) -> Report {
+        self.caught_up();
+        let report = self.report();
+        assert!(report.is_equal(), "{report}\n{}", self.status());
+        report
+    }
+
+    /// The usual end: equal through the mount, then unmounted, then equal again without it.
+    #[track_caller]
+    pub(crate) fn finish(self) -> Report {
+        self.assert_equal();
+        self.umount();
+        let report = self.report();
+        assert!(report.is_equal(), "below the mount: {report}");
+        report
+    }
+
+    /// Records captured by `change`, nobody else writing.
+    pub(crate) fn captured_by(&self, change: impl FnOnce()) -> u64 {
+        let before = self.set().captured_seq();
+        change();
+        self.set().captured_seq() - before
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("target log:\n{}", self.target.log());
+            print_logs(&self.state);
+        }
+        if self.is_mounted() {
+            let pids = self.find_set().map(|set| set.pids()).unwrap_or_default();
+            // A link that is cut must not keep the mount.
+            self.proxy.mend();
+            let umounted = self.doppelfs().arg("umount").arg(&self.data);
+            let umounted = umounted.deadline(Duration::from_secs(30));
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| umounted.run()));
+            if self.is_mounted() {
+                eprintln!("umount failed ({ended:?}), lazy umount");
+                for pid in pids {
+                    kill_worker(pid);
+                }
+                while self.is_mounted() && sys::umount(&self.data, true).is_ok() {}
+            }
+        }
+        drop(self.watchdog.take());
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let mounts = sys::read_mounts().expect("read the mount table");
+    mounts.iter().any(|mount| mount.mountpoint == path)
+}
+
+fn print_logs(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|e| e == "log") {
+            let text = std::fs::read(&path).unwrap_or_default();
+            let tail = &text[text.len().saturating_sub(8 << 10)..];
+            eprintln!("{}:\n{}", path.display(), String::from_utf8_lossy(tail));
+        }
+    }
+}
+
+/// Kills a process, if it still is the product.
+fn kill_worker(pid: u64) {
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    if exe == Path::new(env!("CARGO_BIN_EXE_doppelfs")) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id"));
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// Frees tests that hang inside a mount that answers no more: after many times the patience the FUSE
+/// connection is aborted. Ends when the sender is dropped.
+fn watch(label: &str, data: &Path) -> mpsc::Sender<()> {
+    let (alive, over) = mpsc::channel();
+    let (label, data) = (label.to_owned(), data.to_path_buf());
+    std::thread::spawn(move || {
+        let ended = over.recv_timeout(patience() * 8);
+        if ended == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{label}: takes too long, its mount is aborted");
+            abort_connection(&data);
+        }
+    });
+    alive
+}
+
+/// Aborts the FUSE connection of the mount at `data` (its device's minor number is its name).
+fn abort_connection(data: &Path) {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let path = data.to_string_lossy();
+    for line in table
+        .lines()
+        .filter(|l| l.contains(" - fuse") && l.contains(&*path))
+    {
+        let device = line.split(' ').nth(2).unwrap_or_default();
+        let minor = device.split(':').nth(1).unwrap_or_default();
+        let _ = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+    }
+}

@@ -1,0 +1,61 @@
+//! A file system of our own in a file.
+
+use std::path::{Path, PathBuf};
+
+use super::command::{is_installed, program};
+use super::scratch::Scratch;
+
+/// A loop-mounted image; unmounted on drop.
+#[derive(Debug)]
+pub(crate) struct Image {
+    mountpoint: PathBuf,
+    _scratch: Scratch,
+}
+
+impl Image {
+    /// Makes and mounts a file system of `kind` (`ext4`, `xfs`, `btrfs`) and `mib` MiB. `None`, said
+    /// loudly, where this host cannot.
+    pub(crate) fn new(test: &str, kind: &str, mib: u64) -> Option<Image> {
+        let mkfs = format!("mkfs.{kind}");
+        if !is_installed(&mkfs) {
+            eprintln!("SKIPPED {test}: {mkfs} is not installed");
+            return None;
+        }
+        let scratch = Scratch::new(kind);
+        let file = scratch.path().join("image");
+        let mountpoint = scratch.path().join("mnt");
+        std::fs::create_dir(&mountpoint).expect("mkdir");
+        let image = std::fs::File::create(&file).expect("create an image");
+        image.set_len(mib << 20).expect("size an image");
+        program(&mkfs).arg("-q").arg(&file).succeed();
+        let mounted = program("mount")
+            .args(["-o", "loop"])
+            .arg(&file)
+            .arg(&mountpoint)
+            .run();
+        if mounted.code != Some(0) {
+            eprintln!("SKIPPED {test}: cannot mount {kind}: {}", mounted.stderr);
+            return None;
+        }
+        Some(Image {
+            mountpoint,
+            _scratch: scratch,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.mountpoint
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        if doppelfs::sys::umount(&self.mountpoint, false).is_err() {
+            let lazy = doppelfs::sys::umount(&self.mountpoint, true);
+            eprintln!(
+                "{} was busy; lazy umount: {lazy:?}",
+                self.mountpoint.display()
+            );
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What the tests of this binary share: a fixture of target, link and mount, commands with a
+//! deadline, trees to copy, load.
+
+mod causes;
+mod command;
+mod fixture;
+mod image;
+mod proxy;
+#[path = "../../support/scratch.rs"]
+mod scratch;
+mod settings;
+mod status;
+mod target;
+mod trees;
+mod until;
+
+pub(crate) use causes::{Causes, check_causes};
+pub(crate) use command::{Finished, Program, doppelfs, program};
+pub(crate) use fixture::Fixture;
+pub(crate) use image::Image;
+pub(crate) use scratch::Scratch;
+pub(crate) use settings::{backlog_bytes, cuts, files_max, mirror_size, rounds, seed};
+pub(crate) use target::{Target, free_port};
+pub(crate) use trees::{open_dir, plant_everything, plant_source_tree, random_bytes};
+pub(crate) use until::until;
+
+/// Can this test run here? Says loudly when not.
+pub(crate) fn is_ready(test: &str) -> bool {
+    let root = doppelfs::sys::is_root();
+    let fuse = std::path::Path::new("/dev/fuse").exists();
+    if !root || !fuse {
+        eprintln!("SKIPPED {test}: needs root and /dev/fuse");
+    }
+    root && fuse
+}
+
+/// Are these programs installed? Says loudly when not.
+pub(crate) fn has_programs(test: &str, names: &[&str]) -> bool {
+    let missing: Vec<&&str> = names.iter().filter(|n| !command::is_installed(n)).collect();
+    if !missing.is_empty() {
+        eprintln!("SKIPPED {test}: not installed: {missing:?}");
+    }
+    missing.is_empty()
+}
