@@ -23,7 +23,8 @@ pub struct CompareAnswer {
     pub json: serde_json::Value,
 }
 
-type Comparer = fn(&Path, &Path, CompareOptions) -> anyhow::Result<CompareAnswer>;
+/// Compares two trees.
+pub type Comparer = fn(&Path, &Path, CompareOptions) -> anyhow::Result<CompareAnswer>;
 
 pub(super) fn compare(
     left: &Path,

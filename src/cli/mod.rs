@@ -30,7 +30,7 @@ mod users;
 mod wait;
 
 pub use args::command;
-pub use compare::{CompareAnswer, CompareOptions};
+pub use compare::{CompareAnswer, CompareOptions, Comparer};
 pub use render::{Ink, bytes_text, duration_text, status_text, table};
 pub use run::{Entrances, run};
 pub use show::{collect_status, queue_line_text};

@@ -2,13 +2,14 @@
 
 use anyhow::Context;
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command};
-use super::compare::{CompareAnswer, CompareOptions};
+use super::compare::{CompareOptions, Comparer};
 use super::{compare, mount, queue, show, stats, target, umount, wait};
 use crate::config::MountOptions;
 use crate::config::TargetOptions;
@@ -24,7 +25,7 @@ pub struct Entrances {
     /// Serves a target until it is told to end.
     pub target: fn(TargetOptions, Ready) -> anyhow::Result<()>,
     /// Compares two trees; none where it is not part of the build.
-    pub compare: Option<fn(&Path, &Path, CompareOptions) -> anyhow::Result<CompareAnswer>>,
+    pub compare: Option<Comparer>,
 }
 
 /// How a command ended without an error.
@@ -53,10 +54,14 @@ pub(super) fn not_built(name: &str, instead: &'static str) -> anyhow::Error {
 pub fn run(words: impl IntoIterator<Item = OsString>, entrances: &Entrances) -> ExitCode {
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version are no errors and go to standard output.
+        // Help and version are no errors and go to standard output.
+        Err(e) if !e.use_stderr() => {
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            let _ = write!(std::io::stderr(), "{}", usage_text(&e));
+            return ExitCode::from(2);
         }
     };
     match dispatch(cli, entrances) {
@@ -70,6 +75,45 @@ pub fn run(words: impl IntoIterator<Item = OsString>, entrances: &Entrances) -> 
             ExitCode::from(2)
         }
     }
+}
+
+/// The parser's message under our name, with the flag that was perhaps meant: the parser itself
+/// suggests none for short ones.
+fn usage_text(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let mut text = match text.strip_prefix("error: ") {
+        Some(rest) => format!("doppelfs: {rest}"),
+        None => text,
+    };
+    let given = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(given)) if error.kind() == ErrorKind::UnknownArgument => given,
+        _ => return text,
+    };
+    if error.get(ContextKind::SuggestedArg).is_none()
+        && let Some(near) = nearest_flag(&command(), given.trim_start_matches('-'))
+    {
+        text += &format!("\n  tip: did you mean '--{near}'?\n");
+    }
+    text
+}
+
+fn nearest_flag(command: &clap::Command, given: &str) -> Option<String> {
+    let of_this = command.get_arguments().filter(|a| !a.is_hide_set());
+    let mut flags: Vec<String> = of_this
+        .filter_map(|a| a.get_long().map(str::to_owned))
+        .collect();
+    flags.extend(
+        command
+            .get_subcommands()
+            .filter_map(|sub| nearest_flag(sub, given)),
+    );
+    let ranked = flags
+        .into_iter()
+        .map(|flag| (strsim::damerau_levenshtein(given, &flag), flag));
+    ranked
+        .min()
+        .filter(|(distance, _)| *distance <= 2)
+        .map(|(_, flag)| flag)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -44,7 +44,7 @@ pub enum MountRefusal {
         outer: PathBuf,
     },
     /// Our own files would be in the set.
-    #[error("the {what} directory {path} lies inside {dir}, which it serves; {remedy}")]
+    #[error("the {what} directory {path} lies inside {dir}, which is to be protected; {remedy}")]
     OwnInside {
         /// `state`, `run` or `queue`.
         what: &'static str,
@@ -54,16 +54,6 @@ pub enum MountRefusal {
         dir: PathBuf,
         /// Which flag moves it.
         remedy: &'static str,
-    },
-    /// The directory to protect is one of ours.
-    #[error("{dir} lies inside the {what} directory {path}; doppelfs cannot protect its own files")]
-    InsideOwn {
-        /// The directory to protect.
-        dir: PathBuf,
-        /// `state`, `run` or `queue`.
-        what: &'static str,
-        /// It.
-        path: PathBuf,
     },
     /// A mount point below the directory.
     #[error(
@@ -184,19 +174,15 @@ fn check_places(options: &mut MountOptions) -> Result<(), MountRefusal> {
     ];
     for (what, path, remedy) in own {
         *path = real_ancestor(path);
-        if path.starts_with(&dir) || path.starts_with(&options.mountpoint) {
+        if let Some(place) = [&dir, &options.mountpoint]
+            .into_iter()
+            .find(|p| path.starts_with(p))
+        {
             return Err(MountRefusal::OwnInside {
                 what,
                 path: path.clone(),
-                dir,
+                dir: place.clone(),
                 remedy,
-            });
-        }
-        if dir.starts_with(&*path) {
-            return Err(MountRefusal::InsideOwn {
-                dir,
-                what,
-                path: path.clone(),
             });
         }
     }
