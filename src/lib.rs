@@ -3,3 +3,4 @@ pub mod codec;
 pub mod sync;
 pub mod sys;
 pub mod types;
+pub mod wire;
