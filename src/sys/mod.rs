@@ -12,6 +12,7 @@ mod mount;
 mod process;
 mod shared;
 mod stat;
+mod volume;
 mod xattr;
 
 pub use cred::{Identity, adopt, unshare_fs_state};
@@ -32,4 +33,5 @@ pub use process::{
 };
 pub use shared::SharedWords;
 pub use stat::{FileStat, fstat, fstatat};
+pub use volume::{is_tmpfs, lock_file, mount_device};
 pub use xattr::{getxattr, list_all_xattrs, listxattr, removexattr, setxattr};

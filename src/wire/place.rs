@@ -54,6 +54,15 @@ impl Place {
             mount_dev: None,
         })
     }
+
+    /// Adds what is mounted over it.
+    ///
+    /// # Errors
+    /// From reading the table of mounts.
+    pub fn with_mount(mut self, mountpoint: &Path) -> io::Result<Place> {
+        self.mount_dev = sys::mount_device(mountpoint)?;
+        Ok(self)
+    }
 }
 
 /// `dir` and its parents, up to the root, mounts crossed.

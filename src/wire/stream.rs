@@ -64,6 +64,11 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
         MessageReader { io, patience }
     }
 
+    /// The stream, with what has been read and not taken lost.
+    pub fn into_inner(self) -> R {
+        self.io
+    }
+
     /// Changes how long silence is borne.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
