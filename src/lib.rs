@@ -1,5 +1,6 @@
 //! Real-time replication of a directory tree, in order, crash-safe.
 pub mod codec;
+pub mod journal;
 pub mod sync;
 pub mod sys;
 pub mod types;

@@ -29,6 +29,8 @@ pub enum Rank {
     Nodes = 60,
     /// Cached descriptors of nodes.
     Cache = 70,
+    /// Flushes of a journal, one at a time; the flush happens under it.
+    Flush = 75,
     /// The journal's end; the write of one record happens under it.
     Journal = 80,
     /// The journal's catalogue and cursors.

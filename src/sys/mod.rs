@@ -6,6 +6,7 @@
 
 mod cred;
 mod dir;
+mod file;
 mod fs;
 mod handle;
 mod mount;
@@ -17,6 +18,7 @@ mod xattr;
 
 pub use cred::{Identity, adopt, unshare_fs_state};
 pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
+pub use file::{fadvise_dontneed, flock_exclusive};
 pub use fs::{
     CopyRange, access_anyhow, chmod_fd, chown_fd, copy_file_range, data_segment, fallocate,
     fdatasync, fsync, ftruncate, linkat_fd, lseek, mkdirat, mknodat, open_beneath, openat, pread,

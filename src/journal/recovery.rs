@@ -1,0 +1,176 @@
+//! Opening: what a crash left, and what is made of it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::core::{Core, Options, cursor_key, cursor_value, entry_of, fact_entries, fact_key};
+use super::cursor::{self, Cursors};
+use super::error::{Error, io};
+use super::facts::{Facts, sync_dir};
+use super::index::{self, Content, Owner};
+use super::repair::{Parts, Repair};
+use super::space::Ballast;
+use super::survey::Survey;
+use crate::sys;
+use crate::types::Seq;
+
+/// What opening found and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// The rows of the table above that applied, in alphabetical order.
+    pub letters: String,
+    /// The oldest record kept.
+    pub first: Seq,
+    /// The last record.
+    pub last: Seq,
+    /// Bytes cut off or removed at the end.
+    pub truncated_bytes: u64,
+    /// The index was not usable and has been made from the files.
+    pub index_rebuilt: bool,
+    /// The host has been started anew since: what was not durable may be missing.
+    pub boot_changed: bool,
+    /// Records that had been appended are missing at the end, so their numbers would be given a
+    /// second time: the owner of the stream begins a new history.
+    pub records_lost: bool,
+}
+
+/// Opens, repairs, and puts the parts together.
+pub(super) fn open(dir: &Path, options: Options) -> Result<(Arc<Core>, Owner, Recovery), Error> {
+    let boot = sys::boot_id().map_err(io("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
+    let mut survey = Survey::of(dir)?;
+    let seg_dir = make_dirs(dir)?;
+    let lock = lock(dir)?;
+    let ballast = Ballast::new(dir);
+    let found = open_cursors(dir, &ballast)?;
+    let mut repair = Repair::new(&seg_dir, boot, found.mark);
+    repair.sweep(&mut survey)?;
+    let position = found.table.iter().map(|(_, _, seq)| *seq).max();
+    repair.segments(&survey, position)?;
+    let opened = open_index(dir, &ballast)?;
+    let facts = Facts::open(&dir.join("facts"))?;
+    facts.mend(|key| opened.content.get(&fact_key(key)).cloned())?;
+    let generation = repair.generation;
+    let table = merge_cursors(&found, &opened.content, generation, repair.end().seq);
+    if !found.existed && !table.is_empty() {
+        repair.note('N');
+    }
+    found.cursors.settle(table, generation)?;
+    let index_rebuilt = opened.is_rebuilt && !repair.letters.contains('A');
+    if index_rebuilt {
+        repair.note('M');
+    }
+    let index = Arc::clone(&opened.index);
+    let core = repair.build(Parts {
+        dir,
+        options,
+        lock,
+        cursors: found.cursors,
+        facts,
+        index,
+        ballast,
+    })?;
+    core.index.replace(&opened.content, wanted_content(&core));
+    core.ballast.restore(options.free_bytes_min);
+    let recovery = Recovery {
+        letters: repair.letters(),
+        first: core.first(),
+        last: core.end(),
+        truncated_bytes: repair.truncated_bytes,
+        index_rebuilt,
+        boot_changed: repair.boot_changed,
+        records_lost: repair.records_lost,
+    };
+    tracing::info!(dir = %dir.display(), ?recovery, "journal opened");
+    Ok((core, opened.owner, recovery))
+}
+
+fn make_dirs(dir: &Path) -> Result<PathBuf, Error> {
+    let seg_dir = dir.join("seg");
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    if !seg_dir.exists() {
+        builder.create(&seg_dir).map_err(io("create", &seg_dir))?;
+        sync_dir(dir)?;
+        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+            sync_dir(parent)?;
+        }
+    }
+    Ok(seg_dir)
+}
+
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("lock");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&path).map_err(io("open", &path))?;
+    match sys::flock_exclusive(file.as_fd()).map_err(io("lock", &path))? {
+        true => Ok(file),
+        false => Err(Error::Locked {
+            path: dir.to_path_buf(),
+        }),
+    }
+}
+
+/// On a full disk the ballast makes room for the file.
+fn open_cursors(dir: &Path, ballast: &Ballast) -> Result<cursor::Found, Error> {
+    let path = dir.join("cursors");
+    match Cursors::open(&path) {
+        Err(_) if ballast.release() => Cursors::open(&path),
+        other => other,
+    }
+}
+
+/// sled writes when it opens: on a full disk into the ballast's room.
+fn open_index(dir: &Path, ballast: &Ballast) -> Result<index::Opened, Error> {
+    if super::space::free_bytes(dir)? < (1 << 20) {
+        ballast.release();
+    }
+    index::open(&dir.join("index"))
+}
+
+/// The file is right about which cursors there are; the index helps where the file is lost. Both
+/// only hold positions that were true, so the higher one is.
+fn merge_cursors(
+    found: &cursor::Found,
+    content: &Content,
+    generation: u64,
+    end: Seq,
+) -> BTreeMap<String, Seq> {
+    let mut table = BTreeMap::new();
+    for (name, theirs, seq) in &found.table {
+        if *theirs == generation {
+            table.insert(name.clone(), *seq);
+        }
+    }
+    for (key, value) in content {
+        let name = key.strip_prefix(b"c/").map(String::from_utf8_lossy);
+        let Some((name, (theirs, seq))) = name.zip(rmp_serde::from_slice::<(u64, Seq)>(value).ok())
+        else {
+            continue;
+        };
+        if theirs == generation && (!found.existed || table.contains_key(name.as_ref())) {
+            let at = table.entry(name.into_owned()).or_insert(seq);
+            *at = seq.max(*at);
+        }
+    }
+    // Beyond an end that was lost there is nothing to keep.
+    table.values_mut().for_each(|seq| *seq = end.min(*seq));
+    table
+}
+
+fn wanted_content(core: &Core) -> Content {
+    let mut content: Content = fact_entries(&core.facts).collect();
+    for segment in core.segments.lock().iter() {
+        let (key, value) = entry_of(segment);
+        content.insert(key, value);
+    }
+    let generation = core.generation();
+    for (name, seq) in core.cursors.all() {
+        content.insert(cursor_key(&name), cursor_value(generation, seq));
+    }
+    content
+}

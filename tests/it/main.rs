@@ -1,0 +1,9 @@
+//! Tests that drive each room through its door.
+#![allow(missing_docs, reason = "tests")]
+#![allow(
+    unreachable_pub,
+    reason = "support is shared by the modules of one binary"
+)]
+
+mod journal_basic;
+mod journal_support;
