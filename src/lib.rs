@@ -1,4 +1,5 @@
 //! Real-time replication of a directory tree, in order, crash-safe.
+pub mod applier;
 pub mod codec;
 pub mod journal;
 pub mod sync;

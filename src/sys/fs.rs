@@ -322,6 +322,12 @@ pub fn chmod_fd(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     check(unsafe { libc::chmod(path.as_ptr(), mode & 0o7777) })
 }
 
+/// fchmod(2); not of `O_PATH` descriptors.
+pub fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // SAFETY: plain call on an open descriptor.
+    check(unsafe { libc::fchmod(fd.as_raw_fd(), mode & 0o7777) })
+}
+
 /// fchownat(2) of any inode; `None` leaves a side as it is.
 pub fn chown_fd(fd: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
     let (uid, gid) = (uid.unwrap_or(u32::MAX), gid.unwrap_or(u32::MAX));

@@ -9,6 +9,7 @@ mod dir;
 mod file;
 mod fs;
 mod handle;
+mod instance;
 mod mount;
 mod process;
 mod shared;
@@ -20,12 +21,13 @@ pub use cred::{Identity, adopt, unshare_fs_state};
 pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
 pub use file::{fadvise_dontneed, flock_exclusive};
 pub use fs::{
-    CopyRange, access_anyhow, chmod_fd, chown_fd, copy_file_range, data_segment, fallocate,
+    CopyRange, access_anyhow, chmod_fd, chown_fd, copy_file_range, data_segment, fallocate, fchmod,
     fdatasync, fsync, ftruncate, linkat_fd, lseek, mkdirat, mknodat, open_beneath, openat, pread,
     proc_path, pwrite, pwritev_all, readlink_fd, readlinkat, renameat2, statvfs, symlinkat, syncfs,
     truncate_fd, unlinkat, utimens_fd,
 };
 pub use handle::{HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
+pub use instance::{file_system_magic, mount_instance};
 pub use mount::{
     FuseMount, MountLine, beneath_mounts, clone_tree, fuse_open, mount_fuse, read_mounts, umount,
 };

@@ -1,0 +1,101 @@
+//! Checkpoints: what is durable, and how it becomes so.
+//!
+//! A position S is chosen with all operations up to it applied; the changed entries are copied;
+//! *then* the replica is synced, *then* entries and S are committed in one batch. Later operations
+//! may become durable with it, which recovery expects.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::sync::{Mutex, Rank};
+use crate::types::{FileId, Seq};
+
+use super::error::Error;
+use super::ledger::{Ledger, Meta};
+use super::map::Change;
+use super::replica::Syncer;
+
+/// What jobs have achieved. A job covers every change since the last one that *succeeded*, so one
+/// that is overtaken has nothing left to do.
+pub(super) struct Achieved {
+    /// Rank leaf; the commit of one batch happens under it, so that commits never change order.
+    state: Mutex<(u64, Seq)>,
+}
+
+impl Achieved {
+    pub(super) fn new(durable: Seq) -> Achieved {
+        Achieved {
+            state: Mutex::new(Rank::Leaf, (0, durable)),
+        }
+    }
+
+    /// The last job committed and its position.
+    pub(super) fn get(&self) -> (u64, Seq) {
+        *self.state.lock()
+    }
+}
+
+/// A checkpoint to be carried out, on any thread, while operations go on.
+pub struct CheckpointJob {
+    pub(super) number: u64,
+    pub(super) seq: Seq,
+    pub(super) syncer: Syncer,
+    pub(super) changes: Vec<Change>,
+    pub(super) meta: Meta,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) achieved: Arc<Achieved>,
+}
+
+impl CheckpointJob {
+    /// The position that will be durable.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// Syncs the replica and commits. Returns the durable position: of this job, or a later one's.
+    ///
+    /// # Errors
+    /// [`Error::Sync`], [`Error::Ledger`]: the last checkpoint stays valid; the next one covers what
+    /// this one should have.
+    pub fn run(self) -> Result<Seq, Error> {
+        (self.syncer)().map_err(|source| Error::Sync { source })?;
+        let mut state = self.achieved.state.lock();
+        if state.0 < self.number {
+            self.ledger.commit(&self.changes, &self.meta)?;
+            *state = (self.number, self.seq);
+        }
+        Ok(state.1)
+    }
+}
+
+/// Changed ids handed to jobs of which no success is known yet.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    flying: Vec<(u64, HashSet<FileId>)>,
+    last: u64,
+}
+
+impl Flights {
+    /// The number of a new job and the ids it has to cover: `fresh` and what earlier jobs have not
+    /// committed.
+    pub(super) fn launch(
+        &mut self,
+        fresh: HashSet<FileId>,
+        committed: u64,
+    ) -> (u64, &HashSet<FileId>) {
+        self.flying.retain(|(number, _)| *number > committed);
+        let mut ids = fresh;
+        for (_, earlier) in self.flying.drain(..) {
+            ids.extend(earlier);
+        }
+        self.last += 1;
+        self.flying.push((self.last, ids));
+        let (number, ids) = &self.flying[0];
+        (*number, ids)
+    }
+
+    /// Is something handed out that no job has committed?
+    pub(super) fn has_uncommitted(&self, committed: u64) -> bool {
+        self.flying.iter().any(|(number, _)| *number > committed)
+    }
+}

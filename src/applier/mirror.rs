@@ -1,0 +1,246 @@
+//! Mirrors: listings and images make the replica exact, whatever it was before.
+
+use std::collections::HashSet;
+
+use crate::types::{Attrs, Entry, FileId, Name, Op, Scope, Xattr};
+
+use super::engine::{Applier, Record};
+use super::error::{At, Fault};
+use super::ledger::Mirror;
+use super::lenient::{Guest, limbo_name};
+use super::map::Trust;
+use super::namespace::place;
+use super::replica::{Inode, InodeKind, Moving, Range, Replica};
+
+const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+
+impl<R: Replica> Applier<R> {
+    /// Something was done on the source that the stream does not tell.
+    pub(super) fn gap(&mut self, ids: &[FileId], everything: bool) {
+        self.meta.lenient = true;
+        self.meta_changed = true;
+        if everything {
+            self.doubt_everything();
+        }
+        for id in ids {
+            if let Some(inode) = self.map.get(*id) {
+                self.map.set_trust(*id, Trust::Stale);
+                self.wants.add_anew(*id, inode.kind);
+            }
+        }
+    }
+
+    fn doubt_everything(&mut self) {
+        self.map.set_epoch(self.map.epoch() + 1);
+        self.wants.clear();
+        self.meta_changed = true;
+    }
+
+    pub(super) fn mirror_begin(&mut self, number: u64, scope: Scope, root: FileId) {
+        let unfinished = self.meta.mirror.map(|mirror| mirror.scope);
+        if scope == Scope::Full {
+            self.doubt_everything();
+            if let Some(old) = self.meta.root.filter(|old| *old != root) {
+                self.map.remove(old);
+            }
+            let inode = self.replica.root();
+            self.map.bind(root, inode, Trust::Stale);
+            self.want(root, InodeKind::Dir);
+            self.meta.root = Some(root);
+        }
+        self.meta.mirror = Some(Mirror {
+            number,
+            scope: if unfinished == Some(Scope::Full) {
+                Scope::Full
+            } else {
+                scope
+            },
+            done_items: 0,
+        });
+        self.meta.lenient = true;
+        self.meta.jump = false;
+        self.meta_changed = true;
+    }
+
+    /// The mirror's end, unless something is still wanted: then it will be told again.
+    pub(super) fn mirror_end(&mut self, number: u64) -> Result<(), Fault> {
+        let ours = self
+            .meta
+            .mirror
+            .is_some_and(|mirror| mirror.number == number);
+        if !ours || self.wants.len() > 0 {
+            return Ok(());
+        }
+        self.purge_limbo()?;
+        self.map.remove_stale();
+        self.meta.mirror = None;
+        self.meta.lenient = false;
+        self.meta_changed = true;
+        Ok(())
+    }
+
+    /// Deletes everything in limbo. Directories are lifted out of directories first, so that depth
+    /// costs neither stack nor long paths.
+    fn purge_limbo(&mut self) -> Result<(), Fault> {
+        let limbo = self.replica.limbo();
+        loop {
+            let names = self.replica.names(limbo).at(limbo)?;
+            if names.is_empty() {
+                return Ok(());
+            }
+            for name in &names {
+                let found = self.replica.inspect(place(limbo, name));
+                let Some(inode) = found.at_name(limbo, name)? else {
+                    continue;
+                };
+                if inode.kind == InodeKind::Dir {
+                    self.empty_into_limbo(inode)?;
+                    self.replica
+                        .rmdir(place(limbo, name))
+                        .at_name(limbo, name)?;
+                } else {
+                    self.replica
+                        .unlink(place(limbo, name))
+                        .at_name(limbo, name)?;
+                }
+                self.replica.forget(inode.object);
+            }
+        }
+    }
+
+    fn empty_into_limbo(&mut self, dir: Inode) -> Result<(), Fault> {
+        let limbo = self.replica.limbo();
+        for name in self.replica.names(dir).at(dir)? {
+            let at = place(dir, &name);
+            let Some(inode) = self.replica.inspect(at).at_name(dir, &name)? else {
+                continue;
+            };
+            if inode.kind == InodeKind::Dir {
+                let lifted = limbo_name(inode.object)?;
+                let to = place(limbo, &lifted);
+                let done = self.replica.rename(at, to, Moving::ToFree);
+                done.at_name(dir, &name)?;
+            } else {
+                self.replica.unlink(at).at_name(dir, &name)?;
+                self.replica.forget(inode.object);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_mirror_expected(&self) -> bool {
+        self.meta.lenient && self.meta.position.is_some()
+    }
+
+    pub(super) fn listing(
+        &mut self,
+        id: FileId,
+        entries: &[Entry],
+        xattrs: &[Xattr],
+        after: Option<Attrs>,
+    ) -> Result<(), Fault> {
+        let known = self
+            .map
+            .get(id)
+            .filter(|inode| inode.kind == InodeKind::Dir);
+        let Some(dir) = known.filter(|_| self.is_mirror_expected()) else {
+            // Not in a mirror the directory is exact already; an unknown one has a parent that will
+            // be listed.
+            return Ok(());
+        };
+        if after.is_some_and(|after| after.nlink == 0) {
+            self.drop_id(id);
+            return Ok(());
+        }
+        let here: HashSet<Name> = self.replica.names(dir).at(dir)?.into_iter().collect();
+        let listed: HashSet<&Name> = entries.iter().map(|entry| &entry.name).collect();
+        for name in here.iter().filter(|name| !listed.contains(name)) {
+            if let Some(object) = self.look(place(dir, name))? {
+                self.displace(place(dir, name), object)?;
+            }
+        }
+        for entry in entries {
+            let guest = Guest {
+                id: entry.id,
+                node: &entry.node,
+            };
+            let at = place(dir, &entry.name);
+            // Looked up now: what stood here may have been brought to an earlier entry.
+            let found = match here.contains(&entry.name) {
+                true => self.look(at)?,
+                false => None,
+            };
+            self.settle_found(at, guest, found)?;
+        }
+        self.match_all(dir, xattrs, after.as_ref())?;
+        self.imaged(id);
+        Ok(())
+    }
+
+    /// The image of `id` is complete.
+    fn imaged(&mut self, id: FileId) {
+        self.map.set_trust(id, Trust::Live);
+        self.wants.remove(id);
+        if let Some(mirror) = &mut self.meta.mirror {
+            mirror.done_items += 1;
+        }
+    }
+
+    pub(super) fn image(&mut self, record: &Record<'_>) -> Result<(), Fault> {
+        let (Op::Image { id, .. }
+        | Op::ImageBegin { id }
+        | Op::ImageData { id, .. }
+        | Op::ImageHole { id, .. }
+        | Op::ImageEnd { id, .. }) = &record.body.op
+        else {
+            return Ok(());
+        };
+        let known = self
+            .map
+            .get(*id)
+            .filter(|inode| inode.kind != InodeKind::Dir);
+        let Some(inode) = known.filter(|_| self.is_mirror_expected()) else {
+            return Ok(());
+        };
+        let after = record.body.after;
+        let imaging = self.map.trust(*id) == Some(Trust::Imaging);
+        match &record.body.op {
+            Op::Image { .. } if after.is_some_and(|after| after.nlink == 0) => self.drop_id(*id),
+            Op::Image { node, xattrs, .. } if InodeKind::of(node) == inode.kind => {
+                self.whole_content(inode, record.payload)?;
+                self.match_all(inode, xattrs, after.as_ref())?;
+                self.imaged(*id);
+            }
+            Op::ImageBegin { .. } => {
+                self.map.set_trust(*id, Trust::Imaging);
+                self.wants.add_asked(*id);
+            }
+            Op::ImageData { offset, .. } if imaging => {
+                self.replica
+                    .write(inode, *offset, record.payload)
+                    .at(inode)?;
+            }
+            Op::ImageHole { offset, length, .. } if imaging => {
+                let size = self.replica.attrs(inode).at(inode)?.size;
+                if size > *offset && *length > 0 {
+                    let range = Range {
+                        mode: PUNCH,
+                        offset: *offset,
+                        length: *length,
+                    };
+                    let done = self.replica.fallocate(inode, range, record.seq.0);
+                    done.at(inode)?;
+                }
+            }
+            Op::ImageEnd { xattrs, .. } if imaging => {
+                if let Some(after) = &after {
+                    self.exact_size(inode, after.size)?;
+                    self.match_all(inode, xattrs, Some(after))?;
+                    self.imaged(*id);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

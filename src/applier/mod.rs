@@ -1,0 +1,61 @@
+//! Replays records onto the replica tree, exactly once, and remembers how far.
+//!
+//! One [`Applier`] per stream, driven by one thread: next frame, [`Applier::apply`], publish
+//! [`Applier::applied`]. It applies in the order of positions, so that the replica always equals
+//! the source after some prefix of the stream, except in the states that [`Applier::data_state`]
+//! names.
+//!
+//! # Contract
+//! * Strict (no mirror): every operation must find exactly what the source had, else
+//!   [`Error::Diverged`] holds the stream. Nothing is ever skipped.
+//! * Lenient (from `Gap` or `MirrorBegin` to `MirrorEnd`): the *want-list is the mirror*. Files in
+//!   doubt that stand in a live directory are wanted; a listing makes a directory live and its
+//!   entries wanted; an image makes a file live. Operations apply to what is live and are ignored
+//!   for the rest. What is in the way goes to limbo, a directory outside the visible tree, and is
+//!   deleted at the mirror's end. An image or listing whose `after.nlink` is 0 says that the file
+//!   is dead: it is no longer wanted.
+//! * A collapse or insert on a file whose image is under way makes it wanted anew.
+//!
+//! # Invariants
+//! * `durable <= applied`, both on whole groups of frames.
+//! * On an error nothing has advanced; applying the same frame again completes it.
+//! * A file is touched only by its identity on the replica's file system ([`Object`]), a name only
+//!   as one component in a directory that is known by identity.
+//!
+//! # Failure
+//! *Process crash*: a table and the map's changes, both on a tmpfs, give the exact position; one
+//! operation is in doubt and is decided by what stands there. *Host crash*: the map of the last
+//! checkpoint, the namespace operations replayed in memory up to the marker in the replica's file
+//! system, data and attributes redone. See `recovery.rs` for the lettered table.
+//!
+//! # Assumptions about the replica's file system
+//! After a power cut ext4 and xfs show a *prefix* of the metadata operations that one thread did,
+//! so a marker (an extended attribute of a file beside the tree) set after each namespace operation
+//! names the surviving one, with at most the next in doubt. Other file systems make no such
+//! promise that we know of: after a power cut they need a mirror, and so does a replica that was in
+//! the middle of one. Data may be lost, kept or torn per file since the last syncfs(2).
+
+mod checkpoint;
+mod content;
+mod engine;
+mod error;
+mod ledger;
+mod lenient;
+mod map;
+mod mirror;
+mod namespace;
+mod recovery;
+mod redo;
+mod replica;
+mod replica_fs;
+mod table;
+mod wants;
+
+pub use checkpoint::CheckpointJob;
+pub use engine::{Applier, DataState, MirrorState};
+pub use error::{Cause, Error};
+pub use ledger::{Ledger, Meta, SledLedger};
+pub use map::{Change, Held};
+pub use recovery::{Backlog, Frames, Recovered, Start};
+pub use replica::{Inode, InodeKind, Moving, Object, Place, Range, Replica, Syncer};
+pub use replica_fs::FsReplica;

@@ -1,0 +1,403 @@
+//! After a crash of the host (row K of the table in `recovery.rs`): names replayed in memory, the
+//! one operation in doubt decided, data and attributes redone.
+
+use std::collections::HashMap;
+
+use crate::codec::Frame;
+use crate::types::{Body, Dentry, FileId, Node, Op, Position, RenameMode, Replaced, Seq};
+
+use super::engine::{Applier, Record};
+use super::error::{Error, Fault};
+use super::map::Trust;
+use super::namespace::place;
+use super::recovery::Backlog;
+use super::replica::{InodeKind, Object, Replica};
+
+/// Why only a mirror helps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blocked {
+    pub(super) row: char,
+    pub(super) reason: &'static str,
+}
+
+impl Blocked {
+    pub(super) fn of(row: char, reason: &'static str) -> Blocked {
+        Blocked { row, reason }
+    }
+}
+
+/// Names of the files made after the checkpoint: their objects are found by walking.
+#[derive(Debug, Default)]
+struct Newborn {
+    names: HashMap<Dentry, FileId>,
+    nodes: HashMap<FileId, Node>,
+}
+
+impl Newborn {
+    fn born(&mut self, at: &Dentry, id: FileId, node: &Node) {
+        self.nodes.insert(id, node.clone());
+        self.names.insert(at.clone(), id);
+    }
+
+    fn named(&mut self, at: &Dentry, id: FileId) {
+        // Whoever had the name has it no more.
+        self.names.remove(at);
+        if self.nodes.contains_key(&id) {
+            self.names.insert(at.clone(), id);
+        }
+    }
+
+    fn renamed(&mut self, id: FileId, from: &Dentry, to: &Dentry, other: Option<FileId>) {
+        self.names.remove(from);
+        self.named(to, id);
+        if let Some(other) = other {
+            self.named(from, other);
+        }
+    }
+}
+
+fn is_marked(body: &Body) -> bool {
+    match &body.op {
+        Op::Fallocate { mode, .. } => super::replica::Range {
+            mode: *mode,
+            offset: 0,
+            length: 0,
+        }
+        .shifts(),
+        op => op.kind().is_namespace(),
+    }
+}
+
+/// Outcome of a step that may find that only a mirror helps.
+type Outcome<T> = Result<Result<T, Blocked>, Error>;
+
+/// What the first pass over the journal found.
+struct Replayed {
+    newborn: Newborn,
+    /// The first namespace operation after the marker: it may have survived too.
+    doubtful: Option<Frame>,
+    mirror: bool,
+    reached: Seq,
+}
+
+impl<R: Replica> Applier<R> {
+    /// Brings map and replica from the checkpoint to what the marker names.
+    pub(super) fn redo(
+        &mut self,
+        checkpoint: Position,
+        mut backlog: Backlog<'_>,
+    ) -> Outcome<Position> {
+        let marked = match self.replica.marked() {
+            Ok(Some(marked)) => marked,
+            _ => return Ok(Err(Blocked::of('G', "no position is found on the replica"))),
+        };
+        if marked.history != checkpoint.history || marked.seq < checkpoint.seq {
+            let reason = "the replica's own position does not fit the checkpoint";
+            return Ok(Err(Blocked::of('G', reason)));
+        }
+        let covered = backlog.history == Some(marked.history) && backlog.end >= marked.seq;
+        if !covered {
+            return Ok(Err(Blocked::of('H', "the records to be redone are gone")));
+        }
+        let mut replayed = match self.replay(checkpoint.seq, marked.seq, &mut backlog)? {
+            Ok(replayed) => replayed,
+            Err(blocked) => return Ok(Err(blocked)),
+        };
+        if replayed.mirror {
+            return Ok(Err(Blocked::of(
+                'I',
+                "a mirror or a gap follows the checkpoint",
+            )));
+        }
+        let unfound = Blocked::of('J', "a file is not where the records say");
+        if !self.find_newborn(&replayed.newborn)? {
+            return Ok(Err(unfound));
+        }
+        let mut reached = replayed.reached.max(marked.seq);
+        if let Some(frame) = replayed.doubtful.take() {
+            let body = decode(&frame)?;
+            let seq = frame.header().seq;
+            if self.has_survived(seq, &body)? {
+                let mut newborn = Newborn::default();
+                self.follow_names(&mut newborn, &body);
+                if !self.find_newborn(&newborn)? {
+                    return Ok(Err(unfound));
+                }
+                reached = seq;
+            }
+        }
+        self.redo_content(checkpoint.seq, reached, &mut backlog)?;
+        self.recovering_until = backlog.end;
+        let history = checkpoint.history;
+        Ok(Ok(Position {
+            history,
+            seq: reached,
+        }))
+    }
+
+    /// First pass: names up to `until` in memory; what follows is only looked at.
+    fn replay(&mut self, after: Seq, until: Seq, backlog: &mut Backlog<'_>) -> Outcome<Replayed> {
+        let mut replayed = Replayed {
+            newborn: Newborn::default(),
+            doubtful: None,
+            mirror: false,
+            reached: after,
+        };
+        let mut last = after;
+        for frame in frames(backlog, after)? {
+            let frame = frame.map_err(|source| Error::Backlog { after, source })?;
+            let (seq, prev) = (frame.header().seq, frame.header().prev_seq);
+            if prev != last {
+                return Ok(Err(Blocked::of('H', "the records to be redone are gone")));
+            }
+            last = seq;
+            let body = decode(&frame)?;
+            replayed.mirror |= matches!(body.op, Op::MirrorBegin { .. } | Op::Gap { .. });
+            if seq <= until {
+                self.follow_names(&mut replayed.newborn, &body);
+                replayed.reached = seq;
+            } else if replayed.doubtful.is_none() && is_marked(&body) {
+                replayed.doubtful = Some(frame);
+            }
+        }
+        if last < until {
+            return Ok(Err(Blocked::of('H', "the records to be redone are gone")));
+        }
+        Ok(Ok(replayed))
+    }
+
+    /// An operation's effect on the map and on the names of newborn files.
+    fn follow_names(&mut self, newborn: &mut Newborn, body: &Body) {
+        match &body.op {
+            Op::Create { at, id, node, .. } => newborn.born(at, *id, node),
+            Op::Link { id, at, .. } => newborn.named(at, *id),
+            Op::Unlink { at, id } => {
+                newborn.names.remove(at);
+                if body.after.is_some_and(|after| after.nlink == 0) {
+                    self.bury(newborn, *id);
+                }
+            }
+            Op::Rmdir { at, id } => {
+                newborn.names.remove(at);
+                self.bury(newborn, *id);
+            }
+            Op::Rename {
+                id,
+                from,
+                to,
+                replaced,
+                mode,
+                ..
+            } => {
+                let other = replaced.as_ref().map(|replaced| replaced.id);
+                let swapped = other.filter(|_| *mode == RenameMode::Exchange);
+                newborn.renamed(*id, from, to, swapped);
+                if let RenameMode::Whiteout(whiteout) = mode {
+                    newborn.born(from, *whiteout, &Node::Char(0));
+                }
+                if *mode != RenameMode::Exchange {
+                    self.bury_replaced(newborn, replaced);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn bury_replaced(&mut self, newborn: &mut Newborn, replaced: &Option<Replaced>) {
+        if let Some(replaced) = replaced
+            && (replaced.nlink == 0 || replaced.node.is_dir())
+        {
+            self.bury(newborn, replaced.id);
+        }
+    }
+
+    fn bury(&mut self, newborn: &mut Newborn, id: FileId) {
+        newborn.nodes.remove(&id);
+        self.map.remove(id);
+    }
+
+    /// Finds the objects of newborn files by their names, parents first. False: one is not there.
+    fn find_newborn(&mut self, newborn: &Newborn) -> Result<bool, Error> {
+        let mut waiting: Vec<(&Dentry, FileId)> =
+            newborn.names.iter().map(|(at, id)| (at, *id)).collect();
+        while !waiting.is_empty() {
+            let before = waiting.len();
+            let mut blocked = Vec::new();
+            for (at, id) in waiting {
+                match self.map.get(at.parent) {
+                    Some(_) if self.map.get(id).is_some() => {}
+                    Some(dir) => {
+                        let found = self.replica.inspect(place(dir, &at.name));
+                        let found = found.map_err(|source| Error::Replica {
+                            seq: Seq::ZERO,
+                            op: "walk",
+                            path: at.name.as_os_str().display().to_string(),
+                            source,
+                        })?;
+                        let kind = newborn.nodes.get(&id).map(InodeKind::of);
+                        match found.filter(|inode| Some(inode.kind) == kind) {
+                            Some(inode) => self.map.bind(id, inode, Trust::Live),
+                            None => return Ok(false),
+                        }
+                    }
+                    None => blocked.push((at, id)),
+                }
+            }
+            if blocked.len() == before {
+                return Ok(false);
+            }
+            waiting = blocked;
+        }
+        Ok(true)
+    }
+
+    fn object_at(&mut self, at: &Dentry) -> Result<Option<Object>, Fault> {
+        match self.map.get(at.parent) {
+            Some(dir) => self.look(place(dir, &at.name)),
+            None => Ok(None),
+        }
+    }
+
+    /// Was the operation in doubt done? Decided by what stands at its names, which are known
+    /// exactly without it.
+    fn has_survived(&mut self, seq: Seq, body: &Body) -> Result<bool, Error> {
+        let decided = self.decide(seq, body);
+        let record = Record {
+            seq,
+            body,
+            payload: &[],
+        };
+        decided.map_err(|fault| self.complete(&record, fault))
+    }
+
+    fn decide(&mut self, seq: Seq, body: &Body) -> Result<bool, Fault> {
+        let object = |applier: &Self, id| applier.map.get(id).map(|inode| inode.object);
+        match &body.op {
+            Op::Create { at, .. } | Op::Link { at, .. } => Ok(self.object_at(at)?.is_some()),
+            Op::Unlink { at, .. } | Op::Rmdir { at, .. } => Ok(self.object_at(at)?.is_none()),
+            Op::Rename { id, from, to, .. } => {
+                let moved = object(self, *id);
+                let (at_from, at_to) = (self.object_at(from)?, self.object_at(to)?);
+                let done = moved.is_some() && at_to == moved && at_from != moved;
+                if let (
+                    true,
+                    Op::Rename {
+                        mode: RenameMode::Whiteout(_),
+                        ..
+                    },
+                ) = (done, &body.op)
+                {
+                    let at_from_dir = self.map.get(from.parent);
+                    if let (None, Some(dir)) = (at_from, at_from_dir) {
+                        // Its second half did not survive.
+                        self.whiteout_missing(dir, from)?;
+                    }
+                }
+                Ok(done)
+            }
+            Op::Fallocate { id, .. } => match (self.map.get(*id), body.after) {
+                (Some(inode), Some(after)) => {
+                    let record_seq = Record {
+                        seq,
+                        body,
+                        payload: &[],
+                    };
+                    self.shift_is_done(&record_seq, inode, &after)
+                }
+                _ => Ok(false),
+            },
+            _ => Ok(false),
+        }
+    }
+
+    fn whiteout_missing(&mut self, dir: super::replica::Inode, from: &Dentry) -> Result<(), Fault> {
+        use super::error::At;
+        let node = Node::Char(super::namespace::WHITEOUT_RDEV);
+        let made = self.replica.create(place(dir, &from.name), &node);
+        made.map(drop).at_name(dir, &from.name)
+    }
+
+    /// Second pass: everything that is physical and idempotent, for the files alive at `until`.
+    fn redo_content(
+        &mut self,
+        after: Seq,
+        until: Seq,
+        backlog: &mut Backlog<'_>,
+    ) -> Result<(), Error> {
+        for frame in frames(backlog, after)? {
+            let frame = frame.map_err(|source| Error::Backlog { after, source })?;
+            if frame.header().seq > until {
+                break;
+            }
+            let body = decode(&frame)?;
+            let record = Record {
+                seq: frame.header().seq,
+                body: &body,
+                payload: frame.payload(),
+            };
+            if let Err(fault) = self.redo_one(&record) {
+                return Err(self.complete(&record, fault));
+            }
+        }
+        self.map.settle();
+        Ok(())
+    }
+
+    fn redo_one(&mut self, record: &Record<'_>) -> Result<(), Fault> {
+        let body = record.body;
+        let parents: [Option<FileId>; 2] = match &body.op {
+            Op::Write { id, .. }
+            | Op::Truncate { id, .. }
+            | Op::SetAttr { id, .. }
+            | Op::SetXattr { id, .. }
+            | Op::RemoveXattr { id, .. }
+            | Op::Fallocate { id, .. } => {
+                return match self.map.get(*id) {
+                    Some(inode) if !is_marked(body) => self.content_of(record, *id, inode),
+                    Some(inode) => match &body.after {
+                        Some(after) => self.match_attrs(inode, after, None),
+                        None => Ok(()),
+                    },
+                    None => Ok(()),
+                };
+            }
+            Op::Create { at, id, xattrs, .. } => {
+                if let Some(inode) = self.map.get(*id) {
+                    self.finish_new(inode, xattrs, body.after.as_ref())?;
+                }
+                [Some(at.parent), None]
+            }
+            Op::Link { at, .. } | Op::Unlink { at, .. } | Op::Rmdir { at, .. } => {
+                [Some(at.parent), None]
+            }
+            Op::Rename { from, to, mode, .. } => {
+                if let RenameMode::Whiteout(id) = mode
+                    && let Some(inode) = self.map.get(*id)
+                {
+                    let attrs = self.whiteout_attrs(body);
+                    self.match_attrs(inode, &attrs, None)?;
+                }
+                [Some(from.parent), Some(to.parent)]
+            }
+            _ => [None, None],
+        };
+        for (parent, mtime) in parents.into_iter().zip([body.dir_mtime, body.to_mtime]) {
+            if let Some(dir) = parent.and_then(|parent| self.map.get(parent)) {
+                self.dir_time(dir, mtime)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode(frame: &Frame) -> Result<Body, Error> {
+    let seq = frame.header().seq;
+    frame.body().map_err(|source| Error::Record { seq, source })
+}
+
+fn frames<'b>(
+    backlog: &'b mut Backlog<'_>,
+    after: Seq,
+) -> Result<super::recovery::Frames<'b>, Error> {
+    (backlog.after)(after).map_err(|source| Error::Backlog { after, source })
+}
