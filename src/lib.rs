@@ -2,6 +2,8 @@
 pub mod applier;
 pub mod codec;
 pub mod journal;
+pub mod receiver;
+pub mod sender;
 pub mod sync;
 pub mod sys;
 pub mod types;

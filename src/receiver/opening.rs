@@ -38,7 +38,7 @@ pub(super) fn open(stream: &Arc<Stream>) -> Result<Opened, Error> {
         },
     )?;
     let failed = |source| Error::Applier { source };
-    let replica = FsReplica::open(&site.replica, &site.hidden).map_err(failed)?;
+    let replica = FsReplica::open(site.replica, site.hidden).map_err(failed)?;
     let (state, table) = (stream.applier_dir()?, stream.table_dir()?);
     let journal = &stream.journal;
     let history = record.history.filter(|_| record.settled).map(History);

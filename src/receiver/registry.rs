@@ -160,8 +160,8 @@ pub(super) fn load(state: &Path) -> Result<Vec<(u32, StreamRecord)>, Error> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => return Err(failed("read", &path)(e)),
         };
-        let record: StreamRecord = serde_json::from_slice(&text)
-            .map_err(|source| Error::StreamRecord { path, source })?;
+        let record: StreamRecord =
+            serde_json::from_slice(&text).map_err(|source| Error::StreamRecord { path, source })?;
         streams.push((number, record));
     }
     streams.sort_by_key(|(number, _)| *number);

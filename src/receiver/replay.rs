@@ -353,7 +353,9 @@ impl Replay {
 
     /// Puts what the applier shows onto the board, hands out wants, tells of a finished mirror.
     fn publish(&mut self, last: Option<&Frame>, error: Option<String>) {
-        let path = last.and_then(|frame| frame.body().ok()).map(|body| body.path);
+        let path = last
+            .and_then(|frame| frame.body().ok())
+            .map(|body| body.path);
         let path = path.filter(|path| !path.is_empty());
         let path = path.map(|path| String::from_utf8_lossy(&path).into_owned());
         let (applied, data) = (self.applier.applied(), self.data());
@@ -464,7 +466,11 @@ impl Replay {
     }
 
     fn save_failed(&mut self, text: &str) {
-        warn!(stream = self.stream.number, error = text, "checkpoint failed");
+        warn!(
+            stream = self.stream.number,
+            error = text,
+            "checkpoint failed"
+        );
         self.save_retry.failed();
         let now = sys::monotonic_ns();
         // What it should have held is still to be saved.
@@ -495,7 +501,8 @@ impl Replay {
             return;
         }
         self.stream.journal.advance(CURSOR, durable);
-        self.stream.post(|board| board.durable = board.durable.max(durable));
+        self.stream
+            .post(|board| board.durable = board.durable.max(durable));
     }
 
     /// Waits for the checkpoint under way.
@@ -578,7 +585,9 @@ impl Replay {
         let positioned = self.reader.is_some();
         drop(self.reader.take());
         match self.applier.close() {
-            Ok(()) if positioned => stream.journal.advance(CURSOR, applied.min(stream.board().applied)),
+            Ok(()) if positioned => stream
+                .journal
+                .advance(CURSOR, applied.min(stream.board().applied)),
             Ok(()) => {}
             Err(e) => warn!(stream = stream.number, error = %e, "last checkpoint failed"),
         }

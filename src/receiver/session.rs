@@ -120,7 +120,10 @@ async fn greet(
     if !peer.ip().to_canonical().is_loopback() {
         return Err(Error::refuse(
             RefuseCode::Transport,
-            format!("{} is no loopback address: --insecure-loopback serves this host only", peer.ip()),
+            format!(
+                "{} is no loopback address: --insecure-loopback serves this host only",
+                peer.ip()
+            ),
         ));
     }
     let hello = timeout(HANDSHAKE_MAX, reader.next(Phase::Handshake)).await;
@@ -188,7 +191,7 @@ async fn admitted(
     };
     let agreed = tokio::select! {
         agreed = agree(&mut parts, hello) => agreed,
-        how = ended.wait_for(|how| *how != Ending::No) => Err(how.map_or(Error::Stopping, |how| of(*how))),
+        e = until_ended(&mut ended) => Err(e),
     };
     match agreed {
         Ok((start, session)) => run(parts, ended, start, session, peer).await,
@@ -200,10 +203,12 @@ async fn admitted(
     }
 }
 
-fn of(ending: Ending) -> Error {
-    match ending {
-        Ending::Fenced => Error::Fenced,
-        Ending::No | Ending::Drain | Ending::Stopping => Error::Stopping,
+/// Returns when the session is told to end.
+async fn until_ended(ending: &mut watch::Receiver<Ending>) -> Error {
+    let how = ending.wait_for(|how| *how != Ending::No).await;
+    match how.as_deref() {
+        Ok(Ending::Fenced) => Error::Fenced,
+        Ok(Ending::No | Ending::Drain | Ending::Stopping) | Err(_) => Error::Stopping,
     }
 }
 
@@ -265,7 +270,7 @@ async fn run(
         Ok(_) => tokio::select! {
             e = read_all(&mut reader, batches, &stream) => Err(e),
             taken = &mut reported => taken.unwrap_or(Err(Error::Stopping)),
-            how = ended.wait_for(|how| *how != Ending::No) => Err(how.map_or(Error::Stopping, |how| of(*how))),
+            e = until_ended(&mut ended) => Err(e),
         },
     };
     ending.send_if_modified(|how| {
@@ -309,11 +314,7 @@ async fn join_intake(
     }
 }
 
-async fn read_all(
-    reader: &mut Reader,
-    batches: mpsc::Sender<Vec<u8>>,
-    stream: &Stream,
-) -> Error {
+async fn read_all(reader: &mut Reader, batches: mpsc::Sender<Vec<u8>>, stream: &Stream) -> Error {
     loop {
         match reader.next(Phase::FromSource).await {
             Ok(Message::Batch(batch)) => {
@@ -341,7 +342,8 @@ async fn write_task(
     let mut told = None;
     let mut due = true;
     loop {
-        if let Some(refusal) = close.borrow_and_update().clone() {
+        let last = close.borrow_and_update().clone();
+        if let Some(refusal) = last {
             farewell(&mut writer, refusal).await;
             return;
         }

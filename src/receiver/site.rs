@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::sys;
 use crate::types::{Name, SetName};
@@ -24,12 +24,12 @@ pub(super) const HIDDEN: &str = ".doppelfs";
 const DEPTH_MAX: usize = 64;
 
 /// Where a replica stands.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Site {
     /// The replica's root directory.
-    pub(super) replica: PathBuf,
+    pub(super) replica: OwnedFd,
     /// Limbo and marker: on the same file system, outside of every mirror path.
-    pub(super) hidden: PathBuf,
+    pub(super) hidden: OwnedFd,
 }
 
 fn bad_path(text: String) -> Error {
@@ -143,7 +143,7 @@ pub(super) fn settle(names: &[Name], ask: Ask<'_>) -> Result<Site, Error> {
         }
         chain.push(opened.map_err(|e| unusable(&replica, &e))?);
     }
-    let [.., parent, itself] = chain.as_slice() else {
+    let Some((itself, parents)) = chain.split_last() else {
         return Err(bad_path("mirror path is empty".into()));
     };
     check_inside(itself.as_fd(), ask.place, &replica)?;
@@ -151,22 +151,30 @@ pub(super) fn settle(names: &[Name], ask: Ask<'_>) -> Result<Site, Error> {
     let dev_of = |fd: &OwnedFd| sys::fstat(fd.as_fd()).map(|s| s.dev);
     let stat = |e: io::Error| unusable(&replica, &e);
     let dev = dev_of(itself).map_err(stat)?;
-    let (base, base_path) = if dev_of(&chain[0]).map_err(stat)? == dev {
-        (&chain[0], ask.root)
-    } else if dev_of(parent).map_err(stat)? == dev {
-        (parent, replica.parent().unwrap_or(ask.root))
-    } else {
-        return Err(bad_path(format!(
+    let mut base = None;
+    for candidate in [parents.first(), parents.last()].into_iter().flatten() {
+        if base.is_none() && dev_of(candidate).map_err(stat)? == dev {
+            base = Some(candidate);
+        }
+    }
+    let base = base.ok_or_else(|| {
+        bad_path(format!(
             "mirror path {} is the top of a file system, which leaves no room beside it; name a directory below it",
             replica.display()
-        )));
-    };
-    let hidden = base_path.join(HIDDEN).join(ask.hidden);
-    let failed = |e: io::Error| unusable(&hidden, &e);
+        ))
+    })?;
+    let shown = Path::new(HIDDEN).join(ask.hidden);
+    let failed = |e: io::Error| unusable(&shown, &e);
     let ours = open_or_create(base.as_fd(), c".doppelfs", 0o700).map_err(failed)?;
     let own_name = CString::new(ask.hidden).unwrap_or_default();
-    open_or_create(ours.as_fd(), &own_name, 0o700).map_err(failed)?;
-    Ok(Site { replica, hidden })
+    let hidden = open_or_create(ours.as_fd(), &own_name, 0o700).map_err(failed)?;
+    let itself = chain
+        .pop()
+        .ok_or_else(|| bad_path("mirror path is empty".into()))?;
+    Ok(Site {
+        replica: itself,
+        hidden,
+    })
 }
 
 fn is_missing(opened: &io::Result<OwnedFd>) -> bool {

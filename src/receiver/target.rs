@@ -212,7 +212,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
 fn lock_state(state: &Path) -> Result<File, Error> {
     let path = state.join("lock");
     let file = File::create(&path).map_err(failed("create", &path))?;
-    match sys::lock_file(file.as_fd()).map_err(failed("lock", &path))? {
+    match sys::flock_exclusive(file.as_fd()).map_err(failed("lock", &path))? {
         true => Ok(file),
         false => Err(Error::StateInUse { path: state.into() }),
     }
@@ -238,7 +238,8 @@ fn own_id(state: &Path) -> Result<String, Error> {
 fn run_dir(asked: Option<&Path>) -> Result<PathBuf, Error> {
     let is_tmpfs = |path: &Path| {
         let opened = File::open(path).map_err(failed("open", path))?;
-        sys::is_tmpfs(opened.as_fd()).map_err(failed("statfs", path))
+        let magic = sys::file_system_magic(opened.as_fd()).map_err(failed("statfs", path))?;
+        Ok::<bool, Error>(magic == libc::TMPFS_MAGIC)
     };
     let dir = match asked {
         Some(dir) => dir.to_owned(),

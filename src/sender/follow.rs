@@ -127,11 +127,10 @@ fn resume(shared: &Shared) {
 fn one_session(shared: &Arc<Shared>, jump_required: &mut bool) -> Result<(), Error> {
     let options = &shared.options;
     let runtime = &options.runtime;
-    let mut over = shared.over();
     let greeted = runtime.block_on(async {
         tokio::select! {
             greeted = greet(options) => greeted,
-            _ = over.wait_for(|over| *over) => Err(Error::Stopped),
+            () = shared.until_over() => Err(Error::Stopped),
         }
     })?;
     let Greeted {
@@ -183,9 +182,7 @@ fn choose_start(shared: &Shared, welcome: &Welcome, required: bool) -> Result<St
         && received <= journal.end();
     if known && !required {
         let durable = welcome.durable.max(before_first);
-        journal
-            .register(&cursor, durable)
-            .map_err(journal_failed)?;
+        journal.register(&cursor, durable).map_err(journal_failed)?;
         return Ok(Start {
             history: options.history,
             after: received,

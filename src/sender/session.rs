@@ -38,10 +38,9 @@ pub(super) async fn write_task(
     mut io: OwnedWriteHalf,
     mut batches: mpsc::Receiver<Outgoing>,
 ) {
-    let mut over = shared.over();
     let ended = tokio::select! {
         ended = write_all(&shared, &mut io, &mut batches) => ended,
-        _ = over.wait_for(|over| *over) => return,
+        () = shared.until_over() => return,
     };
     if let Err(source) = ended {
         shared.end_session(broken(&shared, source));
@@ -84,10 +83,9 @@ pub(super) async fn read_task(
     shared: Arc<Shared>,
     mut reader: MessageReader<BufReader<OwnedReadHalf>>,
 ) {
-    let mut over = shared.over();
     let ended = tokio::select! {
         ended = read_all(&shared, &mut reader) => ended,
-        _ = over.wait_for(|over| *over) => {
+        () = shared.until_over() => {
             // Our side broke: a refusal that is on its way says why.
             let patience = Duration::from_millis(500);
             match tokio::time::timeout(patience, read_all(&shared, &mut reader)).await {
@@ -99,10 +97,7 @@ pub(super) async fn read_task(
     shared.end_session(ended);
 }
 
-async fn read_all(
-    shared: &Shared,
-    reader: &mut MessageReader<BufReader<OwnedReadHalf>>,
-) -> Error {
+async fn read_all(shared: &Shared, reader: &mut MessageReader<BufReader<OwnedReadHalf>>) -> Error {
     loop {
         match reader.next(Phase::FromTarget).await {
             Ok(message) => {

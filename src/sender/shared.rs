@@ -82,9 +82,11 @@ impl Shared {
         self.version.subscribe()
     }
 
-    /// Becomes true when the session under way ends.
-    pub(super) fn over(&self) -> watch::Receiver<bool> {
-        self.over.subscribe()
+    /// Returns when the session under way ends.
+    pub(super) async fn until_over(&self) {
+        let mut over = self.over.subscribe();
+        // The other end lives as long as `self`.
+        let _ = over.wait_for(|over| *over).await;
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -241,9 +243,8 @@ impl Shared {
     pub(super) fn acknowledge(&self, ack: Ack) -> Result<Seq, Error> {
         let mut inner = self.inner.lock();
         let marks = inner.marks;
-        let ordered = ack.durable <= ack.applied
-            && ack.applied <= ack.received
-            && ack.received <= marks.sent;
+        let ordered =
+            ack.durable <= ack.applied && ack.applied <= ack.received && ack.received <= marks.sent;
         let rising = marks.received <= ack.received
             && marks.applied <= ack.applied
             && marks.durable <= ack.durable;

@@ -37,5 +37,5 @@ pub use process::{
 };
 pub use shared::SharedWords;
 pub use stat::{FileStat, fstat, fstatat};
-pub use volume::{is_tmpfs, lock_file, mount_device};
+pub use volume::mount_device;
 pub use xattr::{getxattr, list_all_xattrs, listxattr, removexattr, setxattr};
