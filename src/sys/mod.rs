@@ -15,6 +15,7 @@ mod mount;
 mod process;
 mod shared;
 mod stat;
+mod volume;
 mod xattr;
 
 pub use cred::{Identity, adopt, unshare_fs_state};
@@ -40,4 +41,5 @@ pub use process::{
 };
 pub use shared::SharedWords;
 pub use stat::{FileStat, fstat, fstatat};
+pub use volume::mount_device;
 pub use xattr::{getxattr, list_all_xattrs, listxattr, removexattr, setxattr};

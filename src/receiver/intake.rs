@@ -1,0 +1,208 @@
+//! The receiver thread: from a batch on the wire to records that are durable here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+use crate::codec::Frame;
+use crate::journal;
+use crate::sys;
+use crate::types::{Kind, Op, Position, Scope};
+use crate::wire::{RefuseCode, Start, Unpacker};
+
+use super::error::Error;
+use super::stream::{Jump, Stream};
+
+/// Bytes stored before they are made durable together, at most, where several batches wait.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Pauses between attempts to store on a full disk.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Whether a session is to end, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Ending {
+    /// It goes on.
+    #[default]
+    No,
+    /// The source is gone: what has come is still taken, but nothing is waited for.
+    Drain,
+    /// A newer connection takes over.
+    Fenced,
+    /// The target stops.
+    Stopping,
+}
+
+/// One session's way into the stream's journal.
+pub(super) struct Intake {
+    pub(super) stream: Arc<Stream>,
+    pub(super) start: Start,
+    /// Whether the session is to end, and how.
+    pub(super) ending: watch::Receiver<Ending>,
+    /// The position is still to be set anew.
+    jump_due: bool,
+    unpacker: Unpacker,
+}
+
+impl Intake {
+    pub(super) fn new(
+        stream: Arc<Stream>,
+        start: Start,
+        ending: watch::Receiver<Ending>,
+    ) -> Intake {
+        let jump_due = start.jump;
+        Intake {
+            stream,
+            start,
+            ending,
+            jump_due,
+            unpacker: Unpacker::new(),
+        }
+    }
+
+    /// Takes batches until there are no more.
+    pub(super) fn run(mut self, mut batches: mpsc::Receiver<Vec<u8>>) -> Result<(), Error> {
+        let mut group = Vec::new();
+        while let Some(batch) = batches.blocking_recv() {
+            let mut bytes = batch.len();
+            group.push(batch);
+            while bytes < GROUP_BYTES_MAX {
+                let Ok(batch) = batches.try_recv() else { break };
+                bytes += batch.len();
+                group.push(batch);
+            }
+            self.accept_batch(&group)?;
+            group.clear();
+        }
+        Ok(())
+    }
+
+    /// The whole way in, in this order: fence, open, check the sequence and the checksums, store,
+    /// make durable, publish, acknowledge.
+    fn accept_batch(&mut self, batches: &[Vec<u8>]) -> Result<(), Error> {
+        for batch in batches {
+            self.check_fence()?;
+            // Out of `self`, so that frames can be stored while it is borrowed.
+            let mut unpacker = std::mem::take(&mut self.unpacker);
+            let frames = unpacker.open(batch);
+            for frame in frames.map_err(|source| Error::Wire { source })? {
+                let after = self.stream.journal.end();
+                let frame = frame.map_err(|source| Error::Frame { after, source })?;
+                if self.jump_due {
+                    self.jump(&frame)?;
+                }
+                self.store(&frame)?;
+            }
+            self.unpacker = unpacker;
+        }
+        self.publish()
+    }
+
+    fn check_fence(&self) -> Result<(), Error> {
+        match *self.ending.borrow() {
+            Ending::No | Ending::Drain => Ok(()),
+            Ending::Fenced => Err(Error::Fenced),
+            Ending::Stopping => Err(Error::Stopping),
+        }
+    }
+
+    fn journal_failed(&self, source: journal::Error) -> Error {
+        let stream = self.stream.number;
+        Error::Journal { stream, source }
+    }
+
+    /// Appends a frame; the journal refuses one that does not follow its last. On a full disk it
+    /// waits, and so, when the channel is full, does the source.
+    fn store(&self, frame: &Frame) -> Result<(), Error> {
+        let mut pause = PAUSE_MIN;
+        let mut held = false;
+        loop {
+            match self.stream.journal.append_frame(frame) {
+                Ok(()) => break,
+                Err(e @ journal::Error::Full { .. }) => {
+                    // What is stored may be applied meanwhile, which makes room.
+                    self.publish()?;
+                    held = true;
+                    let text = format!("{e}; free space on the target's state directory");
+                    self.stream.post(|board| board.intake_error = Some(text));
+                    self.pause(pause)?;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                Err(e) => return Err(self.journal_failed(e)),
+            }
+        }
+        if held {
+            self.stream.post(|board| board.intake_error = None);
+        }
+        Ok(())
+    }
+
+    fn pause(&self, patience: Duration) -> Result<(), Error> {
+        let until = sys::monotonic_ns() + u64::try_from(patience.as_nanos()).unwrap_or(0);
+        let mut board = self.stream.board();
+        loop {
+            if *self.ending.borrow() != Ending::No {
+                // Whoever comes next begins here again.
+                return Err(Error::Stopping);
+            }
+            if sys::monotonic_ns() >= until {
+                return Ok(());
+            }
+            self.stream.wait_until(&mut board, until);
+        }
+    }
+
+    fn publish(&self) -> Result<(), Error> {
+        let received = self.stream.journal.sync();
+        let received = received.map_err(|e| self.journal_failed(e))?;
+        self.stream.post(|board| board.received = received);
+        Ok(())
+    }
+
+    /// Sets the position anew before the first frame, which must begin a full mirror.
+    fn jump(&mut self, frame: &Frame) -> Result<(), Error> {
+        let begins = frame.header().kind == Kind::MirrorBegin
+            && frame.header().prev_seq == self.start.after
+            && matches!(
+                frame.body().map(|body| body.op),
+                Ok(Op::MirrorBegin {
+                    scope: Scope::Full,
+                    ..
+                })
+            );
+        if !begins {
+            return Err(Error::refuse(
+                RefuseCode::Position,
+                "a jump must begin with a full mirror",
+            ));
+        }
+        let position = Position {
+            history: self.start.history,
+            seq: self.start.after,
+        };
+        info!(stream = self.stream.number, ?position, "position set anew");
+        self.stream.post(|board| board.jump = Jump::Asked(position));
+        let mut board = self.stream.board();
+        loop {
+            match std::mem::take(&mut board.jump) {
+                Jump::Done => break,
+                Jump::Failed(text) => {
+                    return Err(Error::refuse(RefuseCode::Failed, text));
+                }
+                asked @ Jump::Asked(_) => board.jump = asked,
+                Jump::None => {}
+            }
+            if board.ended {
+                return Err(Error::Stopping);
+            }
+            self.stream.wait(&mut board);
+        }
+        board.speaks = true;
+        drop(board);
+        self.jump_due = false;
+        Ok(())
+    }
+}

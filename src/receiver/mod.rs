@@ -1,0 +1,53 @@
+//! The target: listen, take in what sources send, feed the appliers, answer.
+//!
+//! [`Target::serve`] opens every stream that the state directory knows and listens. A *stream* is
+//! one replica: one (source, set) and one mirror path. It owns a journal, an applier with its thread
+//! `dfs-apply-<n>`, which lives as long as the stream, and at most one session with its thread
+//! `dfs-recv-<n>`.
+//!
+//! # From the socket to the replica
+//! The session's task reads messages and hands batches through a small channel to the receiver
+//! thread, where one function (`accept_batch` in `intake.rs`) opens them, checks every frame,
+//! stores it, makes it durable, and only then publishes it: *received*. The applier thread applies
+//! what is published, and nothing else: *applied*. Checkpoints, on a thread of their own, make it
+//! *durable*, and the journal drops what is.
+//!
+//! # Invariants
+//! - At most one receiver per stream: a new connection stops and joins the older one first.
+//! - Only records that are durable in the target's journal are applied.
+//! - A position changes other than by the next record only before the beginning of a full mirror,
+//!   and `stream.json` says so durably before anything is changed.
+//! - Mirror paths are made and opened beneath the target's root, component by component, never
+//!   through a symbolic link.
+//!
+//! # Files
+//! ```text
+//! <state>/lock, id                   one process at a time; names the tables on the tmpfs
+//! <state>/streams/<n>/stream.json    source, set, mirror path, and whether the position is settled
+//! <state>/streams/<n>/queue/         the journal
+//! <state>/streams/<n>/applier/       the applier's map
+//! <run>/<id>/<n>/                    table of applied operations, on a tmpfs
+//! <root>/.doppelfs/<id>-<n>/         limbo and marker, on the replica's file system
+//! ```
+//!
+//! # Failure
+//! A full disk or a failing replica holds its stream, visibly, and is tried again for ever; a source
+//! that does not fit is refused with a text that says what to do.
+
+mod error;
+mod intake;
+mod opening;
+mod options;
+mod registry;
+mod replay;
+mod session;
+mod site;
+mod snapshot;
+mod stream;
+mod target;
+mod welcome;
+
+pub use error::Error;
+pub use options::{LISTEN_DEFAULT, ServeOptions};
+pub use snapshot::{StreamSnapshot, TargetSnapshot};
+pub use target::Target;

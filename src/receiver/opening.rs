@@ -1,0 +1,70 @@
+//! Opening a stream's applier on its replica.
+
+use std::sync::Arc;
+
+use tracing::info;
+
+use crate::applier;
+use crate::applier::{Applier, Backlog, FsReplica};
+use crate::types::History;
+use crate::wire::DataState;
+
+use super::error::Error;
+use super::site::{self, Ask, Missing};
+use super::stream::Stream;
+
+/// The applier of a stream: on a real file system.
+pub(super) type StreamApplier = Applier<FsReplica>;
+
+/// An applier that was opened.
+pub(super) struct Opened {
+    pub(super) applier: StreamApplier,
+    /// Journal and map belong together.
+    pub(super) settled: bool,
+}
+
+/// Finds the replica and opens the applier; what a crash left is redone here.
+pub(super) fn open(stream: &Arc<Stream>) -> Result<Opened, Error> {
+    let record = stream.record();
+    let set = &record.set;
+    let names = site::components(&record.source, set, Some(&record.path))?;
+    let site = site::settle(
+        &names,
+        Ask {
+            root: &stream.places.root,
+            place: None,
+            missing: Missing::Fail,
+            hidden: &stream.places.hidden,
+        },
+    )?;
+    let failed = |source| Error::Applier { source };
+    let replica = FsReplica::open(site.replica, site.hidden).map_err(failed)?;
+    let (state, table) = (stream.applier_dir()?, stream.table_dir()?);
+    let journal = &stream.journal;
+    let history = record.history.filter(|_| record.settled).map(History);
+    let backlog = Backlog {
+        history,
+        end: journal.end(),
+        after: Box::new(|seq| {
+            let mut reader = journal.reader(seq)?;
+            let frames = std::iter::from_fn(move || reader.next().map_err(Into::into).transpose());
+            Ok(Box::new(frames))
+        }),
+    };
+    let (applier, recovered) = Applier::open(replica, &state, &table, backlog).map_err(failed)?;
+    info!(stream = stream.number, ?recovered, "applier opened");
+    Ok(Opened {
+        applier,
+        settled: record.settled,
+    })
+}
+
+/// What the replica is.
+pub(super) fn data_state(applier: &StreamApplier) -> DataState {
+    match applier.data_state() {
+        applier::DataState::Ok => DataState::Ok,
+        applier::DataState::Mirroring => DataState::Mirroring,
+        applier::DataState::MirrorRequired => DataState::MirrorRequired,
+        applier::DataState::Recovering => DataState::Recovering,
+    }
+}

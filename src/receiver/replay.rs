@@ -1,0 +1,615 @@
+//! The applier thread: from records that are durable here to the replica.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use crate::applier::CheckpointJob;
+use crate::codec::Frame;
+use crate::journal::Reader;
+use crate::sync;
+use crate::sys;
+use crate::types::{Position, Seq, limits};
+use crate::wire::{DataState, MirrorProgress};
+
+use super::error::Error;
+use super::opening::{self, Opened};
+use super::stream::{Gate, Jump, Stream};
+
+/// The journal's cursor of the applier.
+pub(super) const CURSOR: &str = "applier";
+
+/// Pauses between attempts at what failed.
+const PAUSE_MIN_NS: u64 = 50_000_000;
+const PAUSE_MAX_NS: u64 = 5_000_000_000;
+
+/// Between two looks at the board.
+const SLICE_RECORDS: u64 = 256;
+const SLICE_NS: u64 = 5_000_000;
+
+/// Under load a checkpoint begins after so much, or so long.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+const CHECKPOINT_NS: u64 = 2_000_000_000;
+/// With nothing left to apply it begins after so long.
+const IDLE_NS: u64 = 30_000_000;
+
+/// Something failed and is tried again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Retry {
+    /// The next attempt; 0: now.
+    at_ns: u64,
+    pause_ns: u64,
+}
+
+impl Retry {
+    fn failed(&mut self) {
+        self.pause_ns = (self.pause_ns * 2).clamp(PAUSE_MIN_NS, PAUSE_MAX_NS);
+        self.at_ns = sys::monotonic_ns() + self.pause_ns;
+    }
+
+    fn succeeded(&mut self) {
+        *self = Retry::default();
+    }
+
+    fn is_due(&self) -> bool {
+        self.at_ns == 0 || sys::monotonic_ns() >= self.at_ns
+    }
+}
+
+/// What is applied and in no checkpoint yet.
+#[derive(Debug, Default)]
+struct Unsaved {
+    bytes: u64,
+    since_ns: u64,
+    last_ns: u64,
+}
+
+/// The thread's own state.
+struct Replay {
+    stream: Arc<Stream>,
+    applier: opening::StreamApplier,
+    reader: Option<Reader>,
+    /// Read and not applied yet.
+    held: Option<Frame>,
+    apply_retry: Retry,
+    save_retry: Retry,
+    unsaved: Unsaved,
+    saver: Saver,
+    /// The session and mirror that the source has been told is done.
+    told_done: Option<(u64, u64)>,
+}
+
+/// The thread that carries out checkpoints.
+struct Saver {
+    jobs: Option<mpsc::Sender<CheckpointJob>>,
+    thread: Option<JoinHandle<()>>,
+    is_busy: bool,
+}
+
+impl Saver {
+    fn start(stream: &Arc<Stream>) -> std::io::Result<Saver> {
+        let (jobs, queue) = mpsc::channel::<CheckpointJob>();
+        let name = format!("dfs-sync-{}", stream.number);
+        let stream = Arc::clone(stream);
+        let thread = sync::spawn(&name, move || {
+            while let Ok(job) = queue.recv() {
+                let outcome = job.run().map_err(|e| e.to_string());
+                stream.post(|board| board.checkpoint_end = Some(outcome));
+            }
+        })?;
+        Ok(Saver {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            is_busy: false,
+        })
+    }
+
+    fn stop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // Its last outcome is on the board, or it panicked and nothing became durable.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs until the stream stops.
+pub(super) fn run(stream: &Arc<Stream>) {
+    let mut retry = Retry::default();
+    while let Some(attempt) = attempt_open(stream, &mut retry) {
+        if let Ok(mut replay) = attempt {
+            replay.run();
+            replay.close();
+            break;
+        }
+    }
+    stream.post(|board| board.ended = true);
+}
+
+/// `None`: the stream stops.
+fn attempt_open(stream: &Arc<Stream>, retry: &mut Retry) -> Option<Result<Replay, ()>> {
+    {
+        let mut board = stream.board();
+        while !board.stopping && !retry.is_due() {
+            stream.wait_until(&mut board, retry.at_ns);
+        }
+        if board.stopping {
+            return None;
+        }
+    }
+    stream.post(|board| board.data = DataState::Recovering);
+    match Replay::open(stream) {
+        Ok(replay) => Some(Ok(replay)),
+        Err(e) => {
+            let text = e.to_string();
+            warn!(stream = stream.number, error = %text, "stream cannot be opened");
+            stream.post(|board| board.apply_error = Some(text));
+            retry.failed();
+            Some(Err(()))
+        }
+    }
+}
+
+impl Replay {
+    fn open(stream: &Arc<Stream>) -> Result<Replay, Error> {
+        let Opened { applier, settled } = opening::open(stream)?;
+        let saver = Saver::start(stream).map_err(|source| Error::Thread {
+            name: format!("dfs-sync-{}", stream.number),
+            source,
+        })?;
+        let mut replay = Replay {
+            stream: Arc::clone(stream),
+            applier,
+            reader: None,
+            held: None,
+            apply_retry: Retry::default(),
+            save_retry: Retry::default(),
+            unsaved: Unsaved::default(),
+            saver,
+            told_done: None,
+        };
+        replay.take_position(settled)?;
+        Ok(replay)
+    }
+
+    /// Publishes where the applier stands, and follows the journal from there.
+    fn take_position(&mut self, settled: bool) -> Result<(), Error> {
+        let number = self.stream.number;
+        let journal = &self.stream.journal;
+        let journal_failed = |source| Error::Journal {
+            stream: number,
+            source,
+        };
+        let received = journal.sync().map_err(journal_failed)?;
+        let before_first = Seq(journal.first().0.saturating_sub(1));
+        let position = self.applier.position().filter(|position| {
+            let there = before_first <= position.seq && position.seq <= received;
+            settled && there
+        });
+        if let Some(position) = position {
+            let durable = self.applier.durable();
+            journal.register(CURSOR, durable).map_err(journal_failed)?;
+            self.reader = Some(journal.reader(position.seq).map_err(journal_failed)?);
+        }
+        let durable = self.applier.durable();
+        let data = self.data();
+        let mirror = self.mirror_progress();
+        self.stream.post(|board| {
+            board.opened = true;
+            board.apply_error = None;
+            board.history = position.map(|p| p.history);
+            board.received = position.map_or(Seq::ZERO, |_| received);
+            board.applied = position.map_or(Seq::ZERO, |p| p.seq);
+            board.durable = position.map_or(Seq::ZERO, |p| durable.min(p.seq));
+            board.data = match position {
+                Some(_) => data,
+                None => DataState::MirrorRequired,
+            };
+            board.mirror = mirror;
+        });
+        info!(stream = number, ?position, %received, "applier ready");
+        Ok(())
+    }
+
+    fn data(&self) -> DataState {
+        opening::data_state(&self.applier)
+    }
+
+    fn mirror_progress(&self) -> Option<MirrorProgress> {
+        self.applier.mirror().map(|mirror| MirrorProgress {
+            mirror: mirror.id,
+            pending: mirror.pending as u64,
+            done: mirror.done_items,
+        })
+    }
+
+    fn run(&mut self) {
+        loop {
+            let ask = {
+                let mut board = self.stream.board();
+                loop {
+                    if board.stopping {
+                        return;
+                    }
+                    if matches!(board.jump, Jump::Asked(_)) {
+                        let Jump::Asked(position) = std::mem::take(&mut board.jump) else {
+                            return;
+                        };
+                        break Ask::Jump(position);
+                    }
+                    if let Some(outcome) = board.checkpoint_end.take() {
+                        break Ask::Saved(outcome);
+                    }
+                    let (received, upto) = (board.received, board.checkpoint_upto);
+                    if self.gate_opens(board.gate) {
+                        board.gate = Gate::Open;
+                        break Ask::OpenGate;
+                    }
+                    if self.has_work(received) && self.apply_retry.is_due() {
+                        break Ask::Apply(received, upto);
+                    }
+                    let Some(until_ns) = self.next_deadline(received, upto) else {
+                        self.stream.wait(&mut board);
+                        continue;
+                    };
+                    if sys::monotonic_ns() >= until_ns {
+                        break Ask::Save;
+                    }
+                    self.stream.wait_until(&mut board, until_ns);
+                }
+            };
+            self.serve(ask);
+        }
+    }
+
+    fn serve(&mut self, ask: Ask) {
+        match ask {
+            Ask::Jump(position) => self.jump(position),
+            Ask::Saved(outcome) => self.saved(outcome),
+            Ask::OpenGate => {
+                self.applier.reset_wants();
+                self.told_done = None;
+                self.publish(None, None);
+            }
+            Ask::Apply(received, upto) => {
+                self.apply_slice(received);
+                if self.save_is_due(received, upto) {
+                    self.save();
+                }
+            }
+            Ask::Save => self.save(),
+        }
+    }
+
+    fn gate_opens(&self, gate: Gate) -> bool {
+        match gate {
+            Gate::After(seq) => self.reader.is_some() && self.applier.applied() >= seq,
+            Gate::Closed | Gate::Open => false,
+        }
+    }
+
+    fn has_work(&self, received: Seq) -> bool {
+        let reader = self.reader.as_ref();
+        self.held.is_some() || reader.is_some_and(|reader| reader.seq() < received)
+    }
+
+    /// Applies for a moment, or until nothing is left that is durable here.
+    fn apply_slice(&mut self, received: Seq) {
+        let began = sys::monotonic_ns();
+        let mut last = None;
+        let mut failed = None;
+        for _ in 0..SLICE_RECORDS {
+            if !self.has_work(received) || sys::monotonic_ns() - began > SLICE_NS {
+                break;
+            }
+            match self.apply_next() {
+                Ok(Some(frame)) => last = Some(frame),
+                Ok(None) => break,
+                Err(e) => {
+                    failed = Some(e);
+                    break;
+                }
+            }
+        }
+        match failed {
+            None => self.apply_retry.succeeded(),
+            Some(e) => {
+                if self.apply_retry.pause_ns == 0 {
+                    error!(stream = self.stream.number, error = %e, "replica is held");
+                }
+                self.apply_retry.failed();
+                self.publish(last.as_ref(), Some(e.to_string()));
+                return;
+            }
+        }
+        self.publish(last.as_ref(), None);
+    }
+
+    fn apply_next(&mut self) -> Result<Option<Frame>, Error> {
+        let stream = self.stream.number;
+        let frame = match (self.held.take(), &mut self.reader) {
+            (Some(frame), _) => Some(frame),
+            (None, Some(reader)) => reader
+                .next()
+                .map_err(|source| Error::Journal { stream, source })?,
+            (None, None) => None,
+        };
+        let Some(frame) = frame else { return Ok(None) };
+        if let Err(source) = self.applier.apply(&frame) {
+            self.held = Some(frame);
+            return Err(Error::Applier { source });
+        }
+        let now = sys::monotonic_ns();
+        if self.unsaved.bytes == 0 {
+            self.unsaved.since_ns = now;
+        }
+        self.unsaved.bytes += frame.bytes().len() as u64;
+        self.unsaved.last_ns = now;
+        Ok(Some(frame))
+    }
+
+    /// Puts what the applier shows onto the board, hands out wants, tells of a finished mirror.
+    fn publish(&mut self, last: Option<&Frame>, error: Option<String>) {
+        let path = last
+            .and_then(|frame| frame.body().ok())
+            .map(|body| body.path);
+        let path = path.filter(|path| !path.is_empty());
+        let path = path.map(|path| String::from_utf8_lossy(&path).into_owned());
+        let (applied, data) = (self.applier.applied(), self.data());
+        let mirror = self.mirror_progress();
+        let outstanding = self.applier.mirror().map_or(0, |m| m.outstanding);
+        let (gate, session) = {
+            let board = self.stream.board();
+            (board.gate, board.session)
+        };
+        let mut wants = Vec::new();
+        let mut done = None;
+        if gate == Gate::Open {
+            if outstanding < limits::WANT_COUNT_MAX / 2 {
+                wants = self.applier.take_wants(limits::WANT_COUNT_MAX);
+            }
+            done = self.newly_done(session);
+        }
+        let positioned = self.reader.is_some();
+        self.stream.post(|board| {
+            board.apply_error = error;
+            if positioned {
+                board.applied = applied;
+                board.data = data;
+            }
+            board.mirror = mirror;
+            if path.is_some() {
+                board.last_path = path;
+            }
+            // A session that ended meanwhile asks again.
+            if board.session == session {
+                board.wants.extend(wants);
+                board.done = done.or(board.done);
+            }
+        });
+    }
+
+    fn newly_done(&mut self, session: u64) -> Option<u64> {
+        if !self.applier.mirror_done() {
+            self.told_done = None;
+            return None;
+        }
+        let mirror = self.applier.mirror()?.id;
+        if self.told_done == Some((session, mirror)) {
+            return None;
+        }
+        self.told_done = Some((session, mirror));
+        Some(mirror)
+    }
+
+    /// Is there something that no checkpoint holds?
+    fn is_unsaved(&self) -> bool {
+        self.reader.is_some() && self.unsaved.bytes > 0
+    }
+
+    fn save_is_due(&self, received: Seq, upto: Seq) -> bool {
+        let deadline = self.next_deadline(received, upto);
+        let bulky = self.is_unsaved() && self.unsaved.bytes >= CHECKPOINT_BYTES;
+        let free = !self.saver.is_busy && self.save_retry.is_due();
+        free && (bulky || deadline.is_some_and(|at| sys::monotonic_ns() >= at))
+    }
+
+    /// When the next checkpoint or the next attempt at what failed is due.
+    fn next_deadline(&self, received: Seq, upto: Seq) -> Option<u64> {
+        let retry = Some(self.apply_retry.at_ns).filter(|at| *at > 0);
+        let working = self.has_work(received);
+        let mut save = None;
+        if self.is_unsaved() && !self.saver.is_busy {
+            let applied = self.applier.applied();
+            let asked = upto <= applied && upto > self.applier.durable();
+            let idle = !working || self.apply_retry.at_ns > 0;
+            let at = if asked {
+                self.unsaved.since_ns
+            } else if idle {
+                self.unsaved.last_ns + IDLE_NS
+            } else {
+                self.unsaved.since_ns + CHECKPOINT_NS
+            };
+            save = Some(at.max(self.save_retry.at_ns));
+        }
+        // Only what `Ask::Save` can do something about, or what ends the wait for an attempt.
+        match (save, retry.filter(|_| working)) {
+            (Some(save), Some(retry)) => Some(save.min(retry)),
+            (save, retry) => save.or(retry),
+        }
+    }
+
+    fn save(&mut self) {
+        if self.saver.is_busy || !self.is_unsaved() || !self.save_retry.is_due() {
+            return;
+        }
+        match self.applier.begin_checkpoint() {
+            Ok(Some(job)) => {
+                self.unsaved = Unsaved::default();
+                if let Some(jobs) = &self.saver.jobs {
+                    self.saver.is_busy = jobs.send(job).is_ok();
+                }
+            }
+            Ok(None) => {
+                // The last operation is half done, or there is nothing to save.
+                self.unsaved.last_ns = sys::monotonic_ns();
+                if self.apply_retry.at_ns == 0 {
+                    self.unsaved = Unsaved::default();
+                    self.note_durable(self.applier.durable());
+                }
+            }
+            Err(e) => self.save_failed(&e.to_string()),
+        }
+    }
+
+    fn save_failed(&mut self, text: &str) {
+        warn!(
+            stream = self.stream.number,
+            error = text,
+            "checkpoint failed"
+        );
+        self.save_retry.failed();
+        let now = sys::monotonic_ns();
+        // What it should have held is still to be saved.
+        self.unsaved.bytes = self.unsaved.bytes.max(1);
+        self.unsaved.since_ns = now;
+        self.unsaved.last_ns = now;
+        let text = format!("checkpoint of the replica: {text}");
+        self.stream.post(|board| board.apply_error = Some(text));
+    }
+
+    fn saved(&mut self, outcome: Result<Seq, String>) {
+        self.saver.is_busy = false;
+        match outcome {
+            Ok(durable) => {
+                let failed_before = self.save_retry.at_ns > 0;
+                self.save_retry.succeeded();
+                self.note_durable(durable);
+                if failed_before && self.apply_retry.at_ns == 0 {
+                    self.stream.post(|board| board.apply_error = None);
+                }
+            }
+            Err(text) => self.save_failed(&text),
+        }
+    }
+
+    fn note_durable(&mut self, durable: Seq) {
+        if self.reader.is_none() {
+            return;
+        }
+        self.stream.journal.advance(CURSOR, durable);
+        self.stream
+            .post(|board| board.durable = board.durable.max(durable));
+    }
+
+    /// Waits for the checkpoint under way.
+    fn settle_saver(&mut self) {
+        while self.saver.is_busy {
+            let mut board = self.stream.board();
+            let outcome = loop {
+                if let Some(outcome) = board.checkpoint_end.take() {
+                    break outcome;
+                }
+                self.stream.wait(&mut board);
+            };
+            drop(board);
+            self.saved(outcome);
+        }
+    }
+
+    /// Sets the position anew. A failure leaves the stream without a position, so that the source
+    /// jumps again.
+    fn jump(&mut self, position: Position) {
+        self.settle_saver();
+        let outcome = self.jump_to(position);
+        if let Err(e) = &outcome {
+            warn!(stream = self.stream.number, error = %e, "position cannot be set anew");
+        }
+        let data = self.data();
+        let mirror = self.mirror_progress();
+        self.stream.post(|board| match outcome {
+            Ok(()) => {
+                board.history = Some(position.history);
+                board.received = position.seq;
+                board.applied = position.seq;
+                board.durable = position.seq;
+                board.checkpoint_upto = Seq::ZERO;
+                board.data = data;
+                board.mirror = mirror;
+                board.apply_error = None;
+                board.wants.clear();
+                board.done = None;
+                board.jump = Jump::Done;
+            }
+            Err(e) => {
+                board.history = None;
+                board.data = DataState::MirrorRequired;
+                board.jump = Jump::Failed(e.to_string());
+            }
+        });
+    }
+
+    fn jump_to(&mut self, position: Position) -> Result<(), Error> {
+        let stream = self.stream.number;
+        let journal_failed = |source| Error::Journal { stream, source };
+        self.reader = None;
+        self.held = None;
+        self.unsaved = Unsaved::default();
+        self.apply_retry.succeeded();
+        self.save_retry.succeeded();
+        self.told_done = None;
+        self.stream.update_record(|record| record.settled = false)?;
+        let journal = &self.stream.journal;
+        journal.reset(position.seq).map_err(journal_failed)?;
+        let reset = self.applier.reset_to(position);
+        reset.map_err(|source| Error::Applier { source })?;
+        journal
+            .register(CURSOR, position.seq)
+            .map_err(journal_failed)?;
+        self.stream.update_record(|record| {
+            record.settled = true;
+            record.history = Some(position.history.0);
+        })?;
+        self.reader = Some(journal.reader(position.seq).map_err(journal_failed)?);
+        Ok(())
+    }
+
+    /// Ends in order: the checkpoint under way, a last one, the journal.
+    fn close(mut self) {
+        self.settle_saver();
+        self.saver.stop();
+        let (stream, applied) = (Arc::clone(&self.stream), self.applier.applied());
+        let positioned = self.reader.is_some();
+        drop(self.reader.take());
+        match self.applier.close() {
+            Ok(()) if positioned => stream
+                .journal
+                .advance(CURSOR, applied.min(stream.board().applied)),
+            Ok(()) => {}
+            Err(e) => warn!(stream = stream.number, error = %e, "last checkpoint failed"),
+        }
+    }
+}
+
+/// What the thread does next.
+enum Ask {
+    Jump(Position),
+    Saved(Result<Seq, String>),
+    OpenGate,
+    Apply(Seq, Seq),
+    Save,
+}
+
+/// Starts the thread.
+pub(super) fn start(stream: &Arc<Stream>) -> Result<JoinHandle<()>, Error> {
+    let name = format!("dfs-apply-{}", stream.number);
+    let stream = Arc::clone(stream);
+    let thread = sync::spawn(&name, move || run(&stream));
+    thread.map_err(|source| Error::Thread { name, source })
+}
+
+/// How long the rest of the target waits for a stream that is being opened.
+pub(super) const OPEN_PATIENCE: Duration = Duration::from_secs(5);

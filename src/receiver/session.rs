@@ -1,0 +1,422 @@
+//! One connection: handshake, fence, then reading and writing until it ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::sync;
+use crate::types::limits;
+use crate::wire::{
+    Ack, CheckpointRequest, Done, Hello, Message, MessageReader, Phase, Refuse, RefuseCode, Start,
+    Want, write_message, write_preface,
+};
+
+use super::error::Error;
+use super::intake::{Ending, Intake};
+use super::stream::Stream;
+use super::target::Shared;
+use super::welcome;
+
+/// A source has so long for each step of the handshake.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// A source that is not heard for so long is dead.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// The source is told something at least this often.
+const ACK_EVERY: Duration = Duration::from_secs(5);
+/// Batches between the socket and the receiver thread.
+const BATCHES_READY: usize = 4;
+/// How long a refusal may take to get through.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// The session under way of a stream.
+pub(super) struct Current {
+    pub(super) peer: SocketAddr,
+    /// Ends it.
+    ending: watch::Sender<Ending>,
+    /// Closed when it has ended, its receiver joined.
+    ended: watch::Receiver<()>,
+}
+
+impl Current {
+    /// Is it still there?
+    pub(super) fn is_up(&self) -> bool {
+        self.ended.has_changed().is_ok()
+    }
+
+    /// Ends it and waits until its receiver has been joined.
+    pub(super) async fn end(&mut self, stream: &Stream, how: Ending) {
+        self.ending.send_replace(how);
+        stream.nudge();
+        // Nothing is ever sent: an error says that the other end is gone.
+        while self.ended.changed().await.is_ok() {}
+    }
+}
+
+type Reader = MessageReader<BufReader<OwnedReadHalf>>;
+
+fn wire(source: crate::wire::Error) -> Error {
+    Error::Wire { source }
+}
+
+fn too_slow() -> Error {
+    wire(crate::wire::Error::Silent {
+        patience: HANDSHAKE_MAX,
+    })
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
+    if socket.set_nodelay(true).is_err() {
+        return;
+    }
+    let (reading, mut writer) = socket.into_split();
+    let reading = BufReader::with_capacity(64 << 10, reading);
+    let mut reader = MessageReader::new(reading, HANDSHAKE_MAX);
+    let greeted = tokio::select! {
+        greeted = greet(&shared, &mut reader, &mut writer, peer) => greeted,
+        () = shared.stopped() => Err(Error::Stopping),
+    };
+    let outcome = match greeted {
+        Ok(hello) => admitted(&shared, &hello, reader, writer, peer).await,
+        Err(e) => {
+            farewell(&mut writer, e.refusal()).await;
+            linger(reader).await;
+            Err(e)
+        }
+    };
+    match outcome {
+        Ok(()) => {}
+        Err(Error::Fenced | Error::Stopping) => info!(%peer, "session ended"),
+        Err(e) => warn!(%peer, error = %e, "connection ended"),
+    }
+}
+
+/// First bytes, transport, `Hello`.
+async fn greet(
+    shared: &Shared,
+    reader: &mut Reader,
+    writer: &mut OwnedWriteHalf,
+    peer: SocketAddr,
+) -> Result<Hello, Error> {
+    let first = timeout(HANDSHAKE_MAX, reader.preface()).await;
+    let first = first.map_err(|_| too_slow())?;
+    if let Err(crate::wire::Error::Version { .. }) | Ok(()) = &first {
+        write_preface(writer).await.map_err(wire)?;
+    }
+    first.map_err(wire)?;
+    if !shared.options.insecure_loopback {
+        return Err(Error::refuse(
+            RefuseCode::Transport,
+            "this target was started without --insecure-loopback, and this release has no other transport; start both sides with it, on one host",
+        ));
+    }
+    if !peer.ip().to_canonical().is_loopback() {
+        return Err(Error::refuse(
+            RefuseCode::Transport,
+            format!(
+                "{} is no loopback address: --insecure-loopback serves this host only",
+                peer.ip()
+            ),
+        ));
+    }
+    let hello = timeout(HANDSHAKE_MAX, reader.next(Phase::Handshake)).await;
+    match hello.map_err(|_| too_slow())?.map_err(wire)? {
+        Message::Hello(hello) => Ok(hello),
+        other => Err(unexpected(&other, "before a hello")),
+    }
+}
+
+fn unexpected(message: &Message, place: &'static str) -> Error {
+    let kind = message.kind();
+    wire(crate::wire::Error::Unexpected { kind, place })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    // It fails only when the work panicked or the runtime ends.
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or(Err(Error::Stopping))
+}
+
+/// Finds the stream, takes over from an older connection, and runs the session.
+async fn admitted(
+    shared: &Arc<Shared>,
+    hello: &Hello,
+    reader: Reader,
+    mut writer: OwnedWriteHalf,
+    peer: SocketAddr,
+) -> Result<(), Error> {
+    let admission = {
+        let (shared, hello) = (Arc::clone(shared), hello.clone());
+        blocking(move || welcome::admit(&shared, &hello)).await
+    };
+    let stream = match admission {
+        Ok(stream) => stream,
+        Err(e) => {
+            farewell(&mut writer, e.refusal()).await;
+            linger(reader).await;
+            return Err(e);
+        }
+    };
+    let (ending, mut ended) = watch::channel(Ending::No);
+    // Dropped at the very end of this function: then the next connection may begin.
+    let (_alive, alive) = watch::channel(());
+    {
+        let mut current = stream.current.lock().await;
+        if let Some(older) = current.as_mut() {
+            older.end(&stream, Ending::Fenced).await;
+        }
+        *current = Some(Current {
+            peer,
+            ending: ending.clone(),
+            ended: alive,
+        });
+    }
+    if shared.is_stopping() {
+        ending.send_replace(Ending::Stopping);
+    }
+    let mut parts = Parts {
+        stream,
+        reader,
+        writer,
+        ending,
+    };
+    let agreed = tokio::select! {
+        agreed = agree(&mut parts, hello) => agreed,
+        e = until_ended(&mut ended) => Err(e),
+    };
+    match agreed {
+        Ok((start, session)) => run(parts, ended, start, session, peer).await,
+        Err(e) => {
+            farewell(&mut parts.writer, e.refusal()).await;
+            linger(parts.reader).await;
+            Err(e)
+        }
+    }
+}
+
+/// Returns when the session is told to end.
+async fn until_ended(ending: &mut watch::Receiver<Ending>) -> Error {
+    let how = ending.wait_for(|how| *how != Ending::No).await;
+    match how.as_deref() {
+        Ok(Ending::Fenced) => Error::Fenced,
+        Ok(Ending::No | Ending::Drain | Ending::Stopping) | Err(_) => Error::Stopping,
+    }
+}
+
+/// What a session works with.
+struct Parts {
+    stream: Arc<Stream>,
+    reader: Reader,
+    writer: OwnedWriteHalf,
+    ending: watch::Sender<Ending>,
+}
+
+/// `Welcome` and `Start`.
+async fn agree(parts: &mut Parts, hello: &Hello) -> Result<(Start, u64), Error> {
+    let stream = Arc::clone(&parts.stream);
+    let position = blocking(move || welcome::position(&stream)).await?;
+    let message = Message::Welcome(position.clone());
+    let sent = timeout(HANDSHAKE_MAX, write_message(&mut parts.writer, &message)).await;
+    sent.map_err(|_| too_slow())?.map_err(wire)?;
+    // The source may have to write the beginning of a mirror first.
+    let start = timeout(SILENCE_MAX * 2, parts.reader.next(Phase::Handshake)).await;
+    let start = match start.map_err(|_| too_slow())?.map_err(wire)? {
+        Message::Start(start) => start,
+        other => return Err(unexpected(&other, "where a start belongs")),
+    };
+    let session = welcome::begin(&parts.stream, hello, &position, &start)?;
+    Ok((start, session))
+}
+
+/// Reads and writes until one side ends it; the receiver thread is joined before this returns.
+async fn run(
+    parts: Parts,
+    mut ended: watch::Receiver<Ending>,
+    start: Start,
+    session: u64,
+    peer: SocketAddr,
+) -> Result<(), Error> {
+    let Parts {
+        stream,
+        mut reader,
+        writer,
+        ending,
+    } = parts;
+    let number = stream.number;
+    info!(stream = number, %peer, after = %start.after, jump = start.jump, "session begins");
+    reader.set_patience(SILENCE_MAX);
+    let (batches, queue) = mpsc::channel(BATCHES_READY);
+    let (closing, close) = watch::channel(None);
+    let writing = tokio::spawn(write_task(Arc::clone(&stream), writer, close));
+    let (report, mut reported) = oneshot::channel();
+    let intake = Intake::new(Arc::clone(&stream), start, ending.subscribe());
+    let name = format!("dfs-recv-{number}");
+    let thread = sync::spawn(&name, move || {
+        // Nobody listens any more only when the runtime is gone.
+        let _ = report.send(intake.run(queue));
+    });
+    let thread = thread.map_err(|source| Error::Thread { name, source });
+    let outcome = match &thread {
+        Err(_) => Ok(()),
+        Ok(_) => tokio::select! {
+            e = read_all(&mut reader, batches, &stream) => Err(e),
+            taken = &mut reported => taken.unwrap_or(Err(Error::Stopping)),
+            e = until_ended(&mut ended) => Err(e),
+        },
+    };
+    ending.send_if_modified(|how| {
+        let goes_on = *how == Ending::No;
+        if goes_on {
+            *how = Ending::Drain;
+        }
+        goes_on
+    });
+    stream.nudge();
+    let outcome = join_intake(thread, reported, outcome).await;
+    welcome::end(&stream, session);
+    let refusal = outcome.as_ref().err().and_then(Error::refusal);
+    closing.send_replace(Some(refusal));
+    finish(writing).await;
+    linger(reader).await;
+    outcome
+}
+
+/// Waits for the receiver thread; what it says explains more than a closed connection.
+async fn join_intake(
+    thread: Result<std::thread::JoinHandle<()>, Error>,
+    reported: oneshot::Receiver<Result<(), Error>>,
+    outcome: Result<(), Error>,
+) -> Result<(), Error> {
+    let thread = thread?;
+    let taken = if reported.is_terminated() {
+        Ok(())
+    } else {
+        reported.await.unwrap_or(Ok(()))
+    };
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+    if !matches!(joined, Ok(Ok(()))) {
+        warn!("receiver thread panicked");
+    }
+    match (taken, outcome) {
+        (Err(e), Err(Error::Wire { .. })) if !matches!(e, Error::Stopping | Error::Fenced) => {
+            Err(e)
+        }
+        (_, outcome) => outcome,
+    }
+}
+
+async fn read_all(reader: &mut Reader, batches: mpsc::Sender<Vec<u8>>, stream: &Stream) -> Error {
+    loop {
+        match reader.next(Phase::FromSource).await {
+            Ok(Message::Batch(batch)) => {
+                if batches.send(batch).await.is_err() {
+                    // The receiver thread has ended and says why.
+                    std::future::pending::<()>().await;
+                }
+            }
+            Ok(Message::CheckpointRequest(CheckpointRequest { upto })) => {
+                stream.post(|board| board.checkpoint_upto = board.checkpoint_upto.max(upto));
+            }
+            Ok(Message::Ping) => {}
+            Ok(other) => return unexpected(&other, "from a source"),
+            Err(source) => return wire(source),
+        }
+    }
+}
+
+/// Writes what there is to tell, then the farewell.
+async fn write_task(
+    stream: Arc<Stream>,
+    mut writer: OwnedWriteHalf,
+    mut close: watch::Receiver<Option<Option<Refuse>>>,
+) {
+    let mut told = None;
+    let mut due = true;
+    loop {
+        let last = close.borrow_and_update().clone();
+        if let Some(refusal) = last {
+            farewell(&mut writer, refusal).await;
+            return;
+        }
+        if tell(&stream, &mut writer, &mut told, due).await.is_err() {
+            // The reading side sees the end, too.
+            return;
+        }
+        due = tokio::select! {
+            biased;
+            _ = close.changed() => false,
+            () = stream.news.notified() => false,
+            () = tokio::time::sleep(ACK_EVERY) => true,
+        };
+    }
+}
+
+/// Wants, a finished mirror, and the marks where they changed or are `due`.
+async fn tell(
+    stream: &Stream,
+    writer: &mut OwnedWriteHalf,
+    told: &mut Option<Ack>,
+    due: bool,
+) -> Result<(), crate::wire::Error> {
+    let (wants, done, ack) = {
+        let mut board = stream.board();
+        let ack = board.speaks.then(|| board.ack());
+        (std::mem::take(&mut board.wants), board.done.take(), ack)
+    };
+    for ids in wants.chunks(limits::WANT_COUNT_MAX) {
+        let want = Message::Want(Want { ids: ids.to_vec() });
+        write_message(writer, &want).await?;
+    }
+    match ack {
+        Some(ack) if due || told.as_ref() != Some(&ack) => {
+            write_message(writer, &Message::Ack(ack.clone())).await?;
+            *told = Some(ack);
+        }
+        None if due => {
+            write_message(writer, &Message::Ping).await?;
+        }
+        Some(_) | None => {}
+    }
+    if let Some(mirror) = done {
+        write_message(writer, &Message::Done(Done { mirror })).await?;
+    }
+    Ok(())
+}
+
+/// The last words: why, where there is something to say, and the end.
+async fn farewell(writer: &mut OwnedWriteHalf, refusal: Option<Refuse>) {
+    let words = async {
+        if let Some(refusal) = refusal {
+            // The peer may be gone; it learns the reason when it comes back.
+            let _ = write_message(writer, &Message::Refuse(refusal)).await;
+        }
+        let _ = writer.shutdown().await;
+    };
+    let _ = timeout(FAREWELL_MAX, words).await;
+}
+
+async fn finish(mut writing: tokio::task::JoinHandle<()>) {
+    if timeout(FAREWELL_MAX, &mut writing).await.is_err() {
+        writing.abort();
+    }
+}
+
+/// Reads on for a moment: closing a socket with unread bytes resets the connection, and the peer
+/// would never see the last words.
+async fn linger(reader: Reader) {
+    let mut io = reader.into_inner();
+    let drain = async {
+        let mut sink = vec![0u8; 64 << 10];
+        while matches!(io.read(&mut sink).await, Ok(n) if n > 0) {}
+    };
+    let _ = timeout(FAREWELL_MAX, drain).await;
+}

@@ -1,0 +1,57 @@
+//! What a target shows of itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::types::{History, Seq, SetName};
+use crate::wire::{DataState, MirrorProgress, TargetState};
+
+/// A target at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct TargetSnapshot {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The directory that replicas lie below.
+    pub root: PathBuf,
+    /// Its streams, by number.
+    pub streams: Vec<StreamSnapshot>,
+}
+
+/// A stream at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct StreamSnapshot {
+    /// Its number.
+    pub number: u32,
+    /// The source's host name.
+    pub source: String,
+    /// The set.
+    pub set: SetName,
+    /// Where the replica stands.
+    pub path: PathBuf,
+    /// The source's address while a session is up.
+    pub peer: Option<SocketAddr>,
+    /// The line of positions.
+    pub history: Option<History>,
+    /// Last record durable in the target's journal.
+    pub received: Seq,
+    /// Last record applied.
+    pub applied: Seq,
+    /// Last record durable in the replica.
+    pub durable: Seq,
+    /// What the replica is.
+    pub data: DataState,
+    /// What the applier does.
+    pub state: TargetState,
+    /// What fails, and what to do.
+    pub error: Option<String>,
+    /// The last file worked on.
+    pub last_path: Option<String>,
+    /// The mirror under way.
+    pub mirror: Option<MirrorProgress>,
+    /// Records and bytes in the stream's journal.
+    pub queue_ops: u64,
+    /// Bytes of them on disk.
+    pub queue_disk_bytes: u64,
+}

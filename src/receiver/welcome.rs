@@ -1,0 +1,172 @@
+//! Who may speak to which stream: from a `Hello` to a stream and its position.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::info;
+
+use crate::sys;
+use crate::wire::{Hello, PROTOCOL, RefuseCode, Start, Welcome};
+
+use super::error::{Error, state as failed};
+use super::registry::{self, StreamRecord};
+use super::replay;
+use super::site::{self, Ask, Missing};
+use super::stream::{Gate, Places, Stream, open_journal};
+use super::target::Shared;
+
+/// The stream that `hello` speaks for: a known one, or a new one. Blocks.
+pub(super) fn admit(shared: &Shared, hello: &Hello) -> Result<Arc<Stream>, Error> {
+    if hello.protocol != PROTOCOL {
+        let theirs = hello.protocol;
+        let source = crate::wire::Error::Version { theirs };
+        return Err(Error::Wire { source });
+    }
+    let place = hello.place.as_ref();
+    let state = &shared.options.state;
+    let opened = File::open(state).map_err(failed("open", state))?;
+    site::check_inside(opened.as_fd(), place, state)?;
+    let names = site::components(&hello.source, &hello.set, hello.path.as_deref())?;
+    let path = site::joined(&names);
+    let mut streams = shared.streams.lock();
+    let records: Vec<StreamRecord> = streams.values().map(|s| s.record()).collect();
+    registry::check_free(&path, &hello.source, &hello.set, records.iter())?;
+    let known = streams.values().find(|s| s.record().path == path);
+    let known = known.map(Arc::clone);
+    let (number, missing) = match &known {
+        Some(stream) => (stream.number, Missing::Fail),
+        None => (registry::free_number(state)?, Missing::Create),
+    };
+    let places = shared.places(number);
+    let ask = Ask {
+        root: &shared.options.root,
+        place,
+        missing,
+        hidden: &places.hidden,
+    };
+    site::settle(&names, ask)?;
+    if let Some(stream) = known {
+        stream.update_record(|record| record.instance = format!("{:032x}", hello.instance))?;
+        return Ok(stream);
+    }
+    let record = StreamRecord::new(&hello.source, &hello.set, &path, hello.instance);
+    let stream = create(shared, number, places, record)?;
+    info!(stream = number, source = hello.source, set = %hello.set, path, "new stream");
+    streams.insert(number, Arc::clone(&stream));
+    Ok(stream)
+}
+
+fn create(
+    shared: &Shared,
+    number: u32,
+    places: Places,
+    record: StreamRecord,
+) -> Result<Arc<Stream>, Error> {
+    registry::create_private(&places.state)?;
+    let journal = open_journal(number, &places.state, shared.options.queue)?;
+    registry::save(&places.state, &record)?;
+    open(shared, Stream::new(number, places, record, journal))
+}
+
+/// Starts the stream's applier.
+pub(super) fn open(shared: &Shared, stream: Stream) -> Result<Arc<Stream>, Error> {
+    let stream = Arc::new(stream);
+    let thread = replay::start(&stream)?;
+    shared.threads.lock().push(thread);
+    Ok(stream)
+}
+
+/// Waits until the stream's applier is open. Blocks.
+fn await_open(stream: &Stream, patience: Duration) -> Result<(), Error> {
+    let until = sys::monotonic_ns() + u64::try_from(patience.as_nanos()).unwrap_or(0);
+    let mut board = stream.board();
+    while !board.opened && !board.ended && sys::monotonic_ns() < until {
+        stream.wait_until(&mut board, until);
+    }
+    if board.opened {
+        return Ok(());
+    }
+    let text = match &board.apply_error {
+        Some(text) => text.clone(),
+        None => "the target is still recovering; it will be tried again".into(),
+    };
+    Err(Error::refuse(RefuseCode::NotReady, text))
+}
+
+/// The stream's position, once everything that came is settled. Blocks.
+pub(super) fn position(stream: &Stream) -> Result<Welcome, Error> {
+    await_open(stream, replay::OPEN_PATIENCE)?;
+    stream.settle_received()?;
+    let record = stream.record();
+    let board = stream.board();
+    Ok(Welcome {
+        protocol: PROTOCOL,
+        history: board.history,
+        received: board.received,
+        applied: board.applied,
+        durable: board.durable,
+        mirror: board.mirror.map(|mirror| mirror.mirror),
+        replica_path: stream.places.root.join(&record.path).display().to_string(),
+        state: board.target_state(),
+    })
+}
+
+/// Checks where the source begins and opens the session on the board; the session's number.
+pub(super) fn begin(
+    stream: &Stream,
+    hello: &Hello,
+    welcome: &Welcome,
+    start: &Start,
+) -> Result<u64, Error> {
+    if start.history != hello.history {
+        return Err(Error::refuse(
+            RefuseCode::Position,
+            format!(
+                "the source begins in history {} after it said {}",
+                start.history, hello.history
+            ),
+        ));
+    }
+    let continues = welcome.history == Some(start.history) && start.after == welcome.received;
+    if !start.jump && !continues {
+        return Err(Error::refuse(
+            RefuseCode::Position,
+            format!(
+                "the source begins after record {} of history {}, but the target stands at record {} of {}",
+                start.after,
+                start.history,
+                welcome.received,
+                welcome.history.map_or("none".into(), |h| h.to_string())
+            ),
+        ));
+    }
+    let gate = match start.jump {
+        // Nothing is wanted before the mirror's beginning is applied.
+        true => Gate::After(hello.end.max(start.after.next())),
+        false => Gate::After(hello.end),
+    };
+    Ok(stream.post(|board| {
+        board.session += 1;
+        board.gate = gate;
+        board.speaks = !start.jump;
+        board.wants.clear();
+        board.done = None;
+        board.intake_error = None;
+        board.session
+    }))
+}
+
+/// Closes the session on the board.
+pub(super) fn end(stream: &Stream, session: u64) {
+    stream.post(|board| {
+        if board.session == session {
+            board.gate = Gate::Closed;
+            board.speaks = false;
+            board.wants.clear();
+            board.done = None;
+            board.intake_error = None;
+        }
+    });
+}

@@ -1,0 +1,70 @@
+//! What a sender is given: its options, and the one who answers what the target asks for.
+
+use std::sync::Arc;
+
+use crate::journal::Journal;
+use crate::types::{FileId, History, Seq, SetName};
+use crate::wire::{Place, TargetAddr};
+
+/// What a sender tells the set that it belongs to. Implemented by the daemon.
+///
+/// All but [`SenderEvents::begin_full_mirror`] are called from a task of the runtime and must not
+/// block: put it into a queue and return.
+pub trait SenderEvents: Send + Sync {
+    /// The target of connection `connection` needs images of these files, in this order.
+    fn wanted(&self, connection: u32, ids: Vec<FileId>);
+    /// The session is lost: forget what this connection wanted; the target asks again.
+    fn wants_reset(&self, connection: u32);
+    /// Appends the beginning of a full mirror to the journal and returns its position. Called from
+    /// the sender's thread before a session that cannot continue anywhere.
+    ///
+    /// # Errors
+    /// When the journal does not take it; the session is given up and tried again.
+    fn begin_full_mirror(
+        &self,
+        connection: u32,
+    ) -> Result<Seq, Box<dyn std::error::Error + Send + Sync>>;
+    /// The target has everything that this mirror covers: append the mirror's end.
+    fn mirror_done(&self, connection: u32, mirror: u64);
+}
+
+/// One connection of a source.
+#[derive(Clone)]
+pub struct SenderOptions {
+    /// The connection's number in its set; names its thread and its cursor.
+    pub id: u32,
+    /// Where the target listens, and the mirror path.
+    pub target: TargetAddr,
+    /// The set.
+    pub set: SetName,
+    /// This host's name, as the target shows it and names the default mirror path.
+    pub source: String,
+    /// Random id of the state directory.
+    pub instance: u128,
+    /// The root of the tree.
+    pub root: FileId,
+    /// The journal's line of positions.
+    pub history: History,
+    /// Where the protected directory is; `None` gives up the target's check for loops.
+    pub place: Option<Place>,
+    /// What is sent.
+    pub journal: Arc<Journal>,
+    /// Plain TCP to loopback addresses is allowed.
+    pub insecure_loopback: bool,
+    /// Where the tasks run; must be a multi-thread runtime.
+    pub runtime: tokio::runtime::Handle,
+    /// Who answers the target.
+    pub events: Arc<dyn SenderEvents>,
+}
+
+impl SenderOptions {
+    /// The name of the journal's cursor.
+    pub(super) fn cursor(&self) -> String {
+        format!("conn-{}", self.id)
+    }
+
+    /// The name of the journal's fact that holds the history that this target was last met in.
+    pub(super) fn met_fact(&self) -> String {
+        format!("conn-{}-met", self.id)
+    }
+}

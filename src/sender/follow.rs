@@ -1,0 +1,297 @@
+//! The thread of a connection: session after session, frames from the journal into batches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::journal;
+use crate::journal::Reader;
+use crate::sys;
+use crate::types::{Seq, limits};
+use crate::wire::{Message, Packer, Start, Welcome, write_message};
+
+use super::connect::{Greeted, greet};
+use super::error::Error;
+use super::progress::Note;
+use super::session::{Outgoing, read_task, write_task};
+use super::shared::{SILENCE_MAX, Shared};
+
+/// Pauses between attempts.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Batches between the thread and the socket.
+const BATCHES_READY: usize = 2;
+/// The journal wakes the thread; this bounds a wake-up that came just before the wait.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// A session that lasted so long was a good one.
+const GOOD_SESSION_NS: u64 = 5_000_000_000;
+
+/// Runs until the sender is stopped.
+pub(super) fn run(shared: &Arc<Shared>) {
+    resume(shared);
+    let mut pause = BACKOFF_MIN;
+    let mut jump_required = false;
+    loop {
+        let (began, before) = (sys::monotonic_ns(), shared.received());
+        shared.arm();
+        if shared.is_stopping() {
+            break;
+        }
+        if let Err(e) = one_session(shared, &mut jump_required) {
+            jump_required |= needs_jump(&e);
+            shared.end_session(e);
+        }
+        let required = jump_required;
+        shared.options.events.wants_reset(shared.options.id);
+        if let Some(error) = shared.close_session(required) {
+            report(shared, &error);
+        }
+        let lasted = sys::monotonic_ns() - began;
+        if lasted > GOOD_SESSION_NS || shared.received() > before {
+            pause = BACKOFF_MIN;
+        }
+        if !shared.pause(jittered(pause)) {
+            break;
+        }
+        pause = (pause * 2).min(BACKOFF_MAX);
+    }
+    shared.close_session(false);
+}
+
+fn report(shared: &Shared, error: &Error) {
+    let (set, id) = (&shared.options.set, shared.options.id);
+    match error {
+        Error::Stopped => info!(%set, id, "connection stopped"),
+        other => warn!(%set, id, error = %other, "no session with the target"),
+    }
+}
+
+/// Can the journal not be followed from where the target stands?
+fn needs_jump(error: &Error) -> bool {
+    match error {
+        Error::Journal { source } => matches!(
+            source,
+            journal::Error::Trimmed { .. } | journal::Error::Corrupt { .. }
+        ),
+        Error::Resolve { .. }
+        | Error::Connect { .. }
+        | Error::ConnectTimeout { .. }
+        | Error::NoTransport { .. }
+        | Error::NotLoopback { .. }
+        | Error::Wire { .. }
+        | Error::Refused { .. }
+        | Error::Protocol { .. }
+        | Error::Mirror { .. }
+        | Error::Thread { .. }
+        | Error::Stopped => false,
+    }
+}
+
+/// Between half of it and all of it, so that many sources do not knock together.
+fn jittered(pause: Duration) -> Duration {
+    let random = sys::random_u128().unwrap_or(0);
+    let part = u32::try_from(random % 1024).unwrap_or(0);
+    pause / 2 + pause / 2 * part / 1024
+}
+
+fn journal_failed(source: journal::Error) -> Error {
+    Error::Journal { source }
+}
+
+/// Takes up what the journal remembers of this connection; a new one holds back all there is.
+fn resume(shared: &Shared) {
+    let options = &shared.options;
+    let (journal, cursor) = (&options.journal, options.cursor());
+    let met = journal.get(&options.met_fact()).ok().flatten();
+    let met = met.is_some_and(|fact| fact == options.history.0.to_le_bytes());
+    let durable = match journal.cursor(&cursor) {
+        Some(seq) => seq,
+        None => {
+            let seq = Seq(journal.first().0.saturating_sub(1));
+            if let Err(e) = journal.register(&cursor, seq) {
+                warn!(set = %options.set, id = options.id, error = %e, "no cursor in the queue");
+            }
+            seq
+        }
+    };
+    let bytes = match journal.reader(durable) {
+        Ok(reader) => reader.bytes(),
+        Err(_) => journal.end_bytes(),
+    };
+    shared.resume(durable, bytes, met);
+}
+
+/// One session, from the connection attempt to its end.
+fn one_session(shared: &Arc<Shared>, jump_required: &mut bool) -> Result<(), Error> {
+    let options = &shared.options;
+    let runtime = &options.runtime;
+    let greeted = runtime.block_on(async {
+        tokio::select! {
+            greeted = greet(options) => greeted,
+            () = shared.until_over() => Err(Error::Stopped),
+        }
+    })?;
+    let Greeted {
+        mut reader,
+        mut writer,
+        welcome,
+        wrote,
+    } = greeted;
+    shared.wrote(wrote);
+    let start = choose_start(shared, &welcome, *jump_required)?;
+    let frames = options
+        .journal
+        .reader(start.after)
+        .map_err(journal_failed)?;
+    let message = Message::Start(start.clone());
+    let wrote = runtime.block_on(write_message(&mut writer, &message));
+    let endpoint = options.target.endpoint();
+    shared.wrote(wrote.map_err(|source| Error::Wire { endpoint, source })?);
+    *jump_required = false;
+    remember_met(shared);
+    shared.begin_session(&welcome, start.after, frames.bytes(), start.jump);
+    info!(set = %options.set, id = options.id, after = %start.after, jump = start.jump, "session");
+    reader.set_patience(SILENCE_MAX);
+    let (batches, ready) = mpsc::channel(BATCHES_READY);
+    let writing = runtime.spawn(write_task(Arc::clone(shared), writer, ready));
+    let reading = runtime.spawn(read_task(Arc::clone(shared), reader));
+    let followed = follow(shared, frames, &batches);
+    if let Err(e) = followed {
+        *jump_required |= needs_jump(&e);
+        shared.end_session(e);
+    }
+    drop(batches);
+    runtime.block_on(async {
+        // A task that panicked has ended its session by dropping the socket.
+        let _ = writing.await;
+        let _ = reading.await;
+    });
+    Ok(())
+}
+
+/// Where the session begins; for a jump the beginning of a full mirror is appended first.
+fn choose_start(shared: &Shared, welcome: &Welcome, required: bool) -> Result<Start, Error> {
+    let options = &shared.options;
+    let (journal, cursor) = (&options.journal, options.cursor());
+    let before_first = Seq(journal.first().0.saturating_sub(1));
+    let received = welcome.received;
+    let known = welcome.history == Some(options.history)
+        && before_first <= received
+        && received <= journal.end();
+    if known && !required {
+        let durable = welcome.durable.max(before_first);
+        journal.register(&cursor, durable).map_err(journal_failed)?;
+        return Ok(Start {
+            history: options.history,
+            after: received,
+            jump: false,
+        });
+    }
+    // Held back before it is written, so that nobody trims it in between.
+    journal
+        .register(&cursor, journal.end())
+        .map_err(journal_failed)?;
+    let begin = options
+        .events
+        .begin_full_mirror(options.id)
+        .map_err(|source| Error::Mirror { source })?;
+    let after = Seq(begin.0.saturating_sub(1));
+    journal.register(&cursor, after).map_err(journal_failed)?;
+    info!(set = %options.set, id = options.id, theirs = ?welcome.history, %received, %begin, "full mirror");
+    Ok(Start {
+        history: options.history,
+        after,
+        jump: true,
+    })
+}
+
+fn remember_met(shared: &Shared) {
+    let options = &shared.options;
+    let fact = options.history.0.to_le_bytes();
+    if let Err(e) = options.journal.put(&options.met_fact(), &fact) {
+        // Only what `status` shows before the first session of the next start depends on it.
+        warn!(set = %options.set, id = options.id, error = %e, "not remembered");
+    }
+}
+
+/// A batch being filled.
+#[derive(Default)]
+struct Filling {
+    raw: Vec<u8>,
+    notes: Vec<Note>,
+    mirror_bytes: u64,
+}
+
+impl Filling {
+    fn clear(&mut self) {
+        self.raw.clear();
+        self.notes.clear();
+        self.mirror_bytes = 0;
+    }
+
+    /// Adds a frame; false when it does not fit any more.
+    fn add(&mut self, frame: &crate::codec::Frame, bytes_end: u64) -> bool {
+        let bytes = frame.bytes();
+        if !self.raw.is_empty() && self.raw.len() + bytes.len() > limits::BATCH_BYTES_MAX {
+            return false;
+        }
+        self.raw.extend_from_slice(bytes);
+        let header = frame.header();
+        self.notes.push(Note {
+            seq: header.seq,
+            bytes_end,
+            time_ns: header.time_ns,
+        });
+        if header.kind.is_mirror() {
+            self.mirror_bytes += bytes.len() as u64;
+        }
+        true
+    }
+}
+
+/// Reads frames and hands batches to the writing task until the session is over.
+fn follow(
+    shared: &Shared,
+    mut reader: Reader,
+    batches: &mpsc::Sender<Outgoing>,
+) -> Result<(), Error> {
+    let journal = &shared.options.journal;
+    let mut packer = Packer::new();
+    let mut filling = Filling::default();
+    let mut carried = None;
+    loop {
+        filling.clear();
+        loop {
+            let next = match carried.take() {
+                Some(frame) => Some(frame),
+                None => reader.next().map_err(journal_failed)?,
+            };
+            let Some(frame) = next else { break };
+            if !filling.add(&frame, reader.bytes()) {
+                carried = Some(frame);
+                break;
+            }
+        }
+        if shared.is_over() {
+            return Ok(());
+        }
+        let Some(last) = filling.notes.last() else {
+            journal.wait_beyond(reader.seq(), WAIT_MAX);
+            continue;
+        };
+        let seq = last.seq;
+        if !shared.hand_over(&filling.notes) {
+            return Ok(());
+        }
+        let outgoing = Outgoing {
+            packed: packer.pack(&filling.raw),
+            seq,
+            mirror_bytes: filling.mirror_bytes,
+        };
+        if batches.blocking_send(outgoing).is_err() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! One connection of a source: follow the journal, keep a session with the target, take its answers.
+//!
+//! A [`Sender`] is one thread, `dfs-send-<id>`, for as long as the connection is configured. It
+//! connects, agrees with the target on where to begin, reads frames from the journal and packs them
+//! into batches; two tasks of the runtime write them to the socket and read the answers. When the
+//! session ends, for whatever reason, the thread says so in its state, waits and begins again: for
+//! ever, with rising pauses.
+//!
+//! # Where a session begins
+//! The target says its position. Is it in our history, and does the journal still have what
+//! follows, then the session continues there. In any other case (new target, its backlog given up,
+//! history not ours, target ahead of us, a damaged segment in between) the source has the beginning
+//! of a full mirror appended to the journal and the session *jumps* to it.
+//!
+//! # Invariants
+//! - `durable <= applied <= received <= sent <= end`, checked on each answer.
+//! - The journal's cursor `conn-<id>` stands at the last record that the target holds durably (or,
+//!   between a jump and the target's first answer, before the mirror's beginning): nothing after it
+//!   is trimmed.
+//! - At most [`WINDOW_BYTES`] are on their way to the target's journal.
+//!
+//! # Failure
+//! Nothing here makes an operation on the mount fail or wait. A target that cannot be reached, that
+//! refuses, or that falls silent is an [`Error`] in [`SenderState::error`], and tried again.
+
+mod connect;
+mod error;
+mod events;
+mod follow;
+mod handle;
+mod progress;
+mod session;
+mod shared;
+mod state;
+
+pub use error::Error;
+pub use events::{SenderEvents, SenderOptions};
+pub use handle::Sender;
+pub use shared::{SILENCE_MAX, WINDOW_BYTES};
+pub use state::{Lag, Link, SenderState};

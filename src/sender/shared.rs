@@ -1,0 +1,365 @@
+//! What the thread, its tasks and those who look at the state share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use crate::sync::{Condvar, Mutex, Rank};
+use crate::sys;
+use crate::types::{Marks, Seq, Time};
+use crate::wire::{Ack, DataState, MirrorProgress, TargetState, Welcome};
+
+use super::error::Error;
+use super::events::SenderOptions;
+use super::progress::{Note, Progress};
+use super::state::{Lag, Link, SenderState};
+
+/// Bytes of frames that may be on their way to the target's journal.
+pub const WINDOW_BYTES: u64 = 64 << 20;
+
+/// A peer that is not heard for so long is dead.
+pub const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// Everything about a connection but its thread.
+pub(super) struct Shared {
+    pub(super) options: SenderOptions,
+    /// Guards the connection's state. No I/O, no other lock under it.
+    inner: Mutex<Inner>,
+    /// Told when a session ends, the window opens, or the sender stops.
+    changed: Condvar,
+    /// Counts changes, for who waits for one.
+    version: watch::Sender<u64>,
+    /// True from the end of one session to the beginning of the next.
+    over: watch::Sender<bool>,
+    /// A checkpoint is to be asked for.
+    pub(super) urgent: Notify,
+    sent_bytes: AtomicU64,
+    wire_bytes: AtomicU64,
+    mirror_bytes: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inner {
+    link: Link,
+    connected_since: Option<Time>,
+    sessions: u64,
+    replica_path: Option<String>,
+    data: DataState,
+    target_state: TargetState,
+    marks: Marks,
+    handed_bytes: u64,
+    progress: Progress,
+    checkpoint_upto: Seq,
+    last_path: Option<String>,
+    mirror: Option<MirrorProgress>,
+    error: Option<String>,
+    stopping: bool,
+    end: Option<Error>,
+    oldest: Option<(Seq, u64)>,
+}
+
+impl Shared {
+    pub(super) fn new(options: SenderOptions) -> Shared {
+        Shared {
+            options,
+            inner: Mutex::new(Rank::Leaf, Inner::default()),
+            changed: Condvar::new(),
+            version: watch::Sender::new(0),
+            over: watch::Sender::new(true),
+            urgent: Notify::new(),
+            sent_bytes: AtomicU64::new(0),
+            wire_bytes: AtomicU64::new(0),
+            mirror_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn publish(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Returns when the session under way ends.
+    pub(super) async fn until_over(&self) {
+        let mut over = self.over.subscribe();
+        // The other end lives as long as `self`.
+        let _ = over.wait_for(|over| *over).await;
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.inner.lock().stopping
+    }
+
+    /// Tells the thread and its tasks to end.
+    pub(super) fn stop(&self) {
+        self.inner.lock().stopping = true;
+        self.end_session(Error::Stopped);
+    }
+
+    /// What is known before the first session: the cursor, if the target was met in this history.
+    pub(super) fn resume(&self, durable: Seq, bytes: u64, met: bool) {
+        let mut inner = self.inner.lock();
+        inner.marks = Marks {
+            sent: durable,
+            received: durable,
+            applied: durable,
+            durable,
+        };
+        inner.progress.restart(durable, bytes);
+        if !met {
+            inner.data = DataState::MirrorRequired;
+        }
+    }
+
+    /// A session may be tried: nothing is over yet.
+    pub(super) fn arm(&self) {
+        let mut inner = self.inner.lock();
+        if !inner.stopping {
+            inner.end = None;
+            self.over.send_replace(false);
+        }
+    }
+
+    /// A session begins after `after`, whose bytes on the journal's scale are `bytes`.
+    pub(super) fn begin_session(&self, welcome: &Welcome, after: Seq, bytes: u64, jump: bool) {
+        let mut inner = self.inner.lock();
+        inner.link = Link::Connected;
+        inner.connected_since = Some(sys::now());
+        inner.sessions += 1;
+        inner.replica_path = Some(welcome.replica_path.clone());
+        inner.target_state = welcome.state;
+        inner.error = None;
+        inner.marks = Marks {
+            sent: after.max(if jump { after } else { inner.marks.sent }),
+            received: after,
+            applied: if jump { after } else { welcome.applied },
+            durable: if jump { after } else { welcome.durable },
+        };
+        if jump || welcome.mirror.is_some() {
+            inner.data = DataState::Mirroring;
+        }
+        inner.handed_bytes = bytes;
+        inner.progress.restart(after, bytes);
+        inner.oldest = None;
+        drop(inner);
+        self.publish();
+    }
+
+    /// Ends the session under way; the first reason counts, but a refusal says more than a broken
+    /// connection.
+    pub(super) fn end_session(&self, error: Error) {
+        let mut inner = self.inner.lock();
+        let told = matches!(error, Error::Refused { .. } | Error::Stopped);
+        if inner.end.is_none() || told {
+            inner.end = Some(error);
+        }
+        drop(inner);
+        self.over.send_replace(true);
+        self.changed.notify_all();
+        self.options.journal.wake();
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        *self.over.borrow()
+    }
+
+    /// Why the session ended; shown until the next one begins.
+    pub(super) fn close_session(&self, required: bool) -> Option<Error> {
+        let mut inner = self.inner.lock();
+        inner.link = if inner.stopping {
+            Link::Stopped
+        } else {
+            Link::Connecting
+        };
+        inner.connected_since = None;
+        if required {
+            inner.data = DataState::MirrorRequired;
+        }
+        let end = inner.end.take();
+        if let Some(error) = &end {
+            inner.error = Some(error.to_string());
+        }
+        drop(inner);
+        self.publish();
+        end
+    }
+
+    /// Waits before the next attempt; false when the sender stops.
+    pub(super) fn pause(&self, patience: Duration) -> bool {
+        let until = sys::monotonic_ns() + u64::try_from(patience.as_nanos()).unwrap_or(0);
+        let mut inner = self.inner.lock();
+        loop {
+            let left = until.saturating_sub(sys::monotonic_ns());
+            if inner.stopping || left == 0 {
+                return !inner.stopping;
+            }
+            self.changed
+                .wait_for(&mut inner, Duration::from_nanos(left));
+        }
+    }
+
+    /// Notes records that go into the next batch, and waits until the window has room for them;
+    /// false when the session is over.
+    pub(super) fn hand_over(&self, notes: &[Note]) -> bool {
+        let mut inner = self.inner.lock();
+        for note in notes {
+            inner.progress.push(*note);
+            inner.handed_bytes = note.bytes_end;
+        }
+        loop {
+            if *self.over.borrow() {
+                return false;
+            }
+            let received = inner.progress.bytes_at(inner.marks.received);
+            if inner.handed_bytes.saturating_sub(received) <= WINDOW_BYTES {
+                return true;
+            }
+            self.changed.wait(&mut inner);
+        }
+    }
+
+    /// A batch that ends with `seq` goes to the socket.
+    pub(super) fn sending(&self, seq: Seq) {
+        let mut inner = self.inner.lock();
+        inner.marks.sent = inner.marks.sent.max(seq);
+    }
+
+    /// A batch went to the socket.
+    pub(super) fn sent(&self, raw_bytes: u64, mirror_bytes: u64) {
+        self.sent_bytes.fetch_add(raw_bytes, Ordering::Relaxed);
+        self.mirror_bytes.fetch_add(mirror_bytes, Ordering::Relaxed);
+        self.publish();
+    }
+
+    /// Bytes went to the socket.
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.wire_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes an answer; the record durable on the target.
+    pub(super) fn acknowledge(&self, ack: Ack) -> Result<Seq, Error> {
+        let mut inner = self.inner.lock();
+        let marks = inner.marks;
+        let ordered =
+            ack.durable <= ack.applied && ack.applied <= ack.received && ack.received <= marks.sent;
+        let rising = marks.received <= ack.received
+            && marks.applied <= ack.applied
+            && marks.durable <= ack.durable;
+        if !ordered || !rising {
+            return Err(Error::Protocol {
+                endpoint: self.options.target.endpoint(),
+                what: format!(
+                    "acknowledges received {} applied {} durable {} when {marks:?}",
+                    ack.received, ack.applied, ack.durable
+                ),
+            });
+        }
+        inner.marks = Marks {
+            sent: marks.sent,
+            received: ack.received,
+            applied: ack.applied,
+            durable: ack.durable,
+        };
+        assert!(inner.marks.durable <= inner.marks.applied, "marks in order");
+        assert!(
+            inner.marks.applied <= inner.marks.received,
+            "marks in order"
+        );
+        assert!(inner.marks.received <= inner.marks.sent, "marks in order");
+        inner.progress.forget_before(ack.applied);
+        inner.data = ack.data;
+        inner.target_state = ack.state;
+        inner.error = ack.error;
+        inner.mirror = ack.mirror;
+        if ack.last_path.is_some() {
+            inner.last_path = ack.last_path;
+        }
+        drop(inner);
+        self.changed.notify_all();
+        self.publish();
+        Ok(ack.durable)
+    }
+
+    /// Somebody waits until everything up to `upto` is durable.
+    pub(super) fn want_checkpoint(&self, upto: Seq) {
+        let mut inner = self.inner.lock();
+        inner.checkpoint_upto = inner.checkpoint_upto.max(upto);
+        drop(inner);
+        self.urgent.notify_one();
+    }
+
+    /// Up to where a checkpoint is waited for and not there yet.
+    pub(super) fn checkpoint_wanted(&self) -> Option<Seq> {
+        let inner = self.inner.lock();
+        (inner.checkpoint_upto > inner.marks.durable).then_some(inner.checkpoint_upto)
+    }
+
+    pub(super) fn received(&self) -> Seq {
+        self.inner.lock().marks.received
+    }
+
+    /// The connection at this moment.
+    pub(super) fn state(&self) -> SenderState {
+        let options = &self.options;
+        let lost = options.journal.cursor(&options.cursor()).is_none();
+        let inner = self.inner.lock();
+        let applied = inner.marks.applied;
+        let applied_bytes = inner.progress.bytes_at(applied);
+        let mut oldest_ns = inner.progress.time_after(applied);
+        let remembered = inner.oldest;
+        let unlinked = inner.link != Link::Connected;
+        let mut state = SenderState {
+            id: options.id,
+            target: options.target.clone(),
+            replica_path: inner.replica_path.clone(),
+            link: inner.link,
+            connected_since: inner.connected_since,
+            sessions: inner.sessions,
+            data: if unlinked && lost {
+                DataState::MirrorRequired
+            } else {
+                inner.data
+            },
+            target_state: inner.target_state,
+            marks: inner.marks,
+            end: Seq::ZERO,
+            lag: Lag::default(),
+            sent_bytes: self.sent_bytes.load(Ordering::Relaxed),
+            wire_bytes: self.wire_bytes.load(Ordering::Relaxed),
+            mirror_bytes: self.mirror_bytes.load(Ordering::Relaxed),
+            last_path: inner.last_path.clone(),
+            mirror: inner.mirror,
+            error: inner.error.clone(),
+        };
+        drop(inner);
+        // After the marks, so that the end is never before them.
+        state.end = options.journal.end();
+        state.lag.ops = state.end.0.saturating_sub(applied.0);
+        if state.lag.ops > 0 {
+            let end_bytes = options.journal.end_bytes();
+            state.lag.bytes = end_bytes.saturating_sub(applied_bytes);
+            if oldest_ns.is_none() && unlinked {
+                oldest_ns = self.oldest_pending(applied, remembered);
+            }
+            let behind = oldest_ns.map_or(0, |then| sys::realtime_ns().saturating_sub(then));
+            state.lag.seconds = Duration::from_nanos(behind).as_secs_f64();
+        }
+        state
+    }
+
+    /// When the first record after `applied` was captured, read from the journal once.
+    fn oldest_pending(&self, applied: Seq, remembered: Option<(Seq, u64)>) -> Option<u64> {
+        if let Some((_, then)) = remembered.filter(|(seq, _)| *seq == applied) {
+            return Some(then);
+        }
+        let journal = &self.options.journal;
+        let first = || journal.reader(applied).ok()?.next().ok()?;
+        let then = first().map(|frame| frame.header().time_ns);
+        let then = then.or_else(|| journal.usage().oldest_time_ns)?;
+        self.inner.lock().oldest = Some((applied, then));
+        Some(then)
+    }
+}

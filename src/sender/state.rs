@@ -1,0 +1,85 @@
+//! What a connection shows of itself.
+
+use serde::Serialize;
+
+use crate::types::{Marks, Seq, Time};
+use crate::wire::{DataState, MirrorProgress, TargetAddr, TargetState};
+
+/// How the session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub enum Link {
+    /// No session; one is tried again and again.
+    #[default]
+    Connecting,
+    /// A session is up.
+    Connected,
+    /// [`super::Sender::stop`] was called.
+    Stopped,
+}
+
+/// How far the replica is behind: exact at the moment of the snapshot, all 0 when caught up.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Lag {
+    /// Records captured and not applied.
+    pub ops: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// How long ago the oldest of them was captured.
+    pub seconds: f64,
+}
+
+/// A connection at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct SenderState {
+    /// The connection's number.
+    pub id: u32,
+    /// The target.
+    pub target: TargetAddr,
+    /// Where the replica stands on the target; known once it was met.
+    pub replica_path: Option<String>,
+    /// How the session is.
+    pub link: Link,
+    /// Since when it is up.
+    pub connected_since: Option<Time>,
+    /// Sessions begun so far.
+    pub sessions: u64,
+    /// What the replica is.
+    pub data: DataState,
+    /// What the applier does.
+    pub target_state: TargetState,
+    /// How far the connection is.
+    pub marks: Marks,
+    /// Last record captured.
+    pub end: Seq,
+    /// How far the replica is behind.
+    pub lag: Lag,
+    /// Bytes of frames handed to the link so far; what was sent twice counts twice.
+    pub sent_bytes: u64,
+    /// Bytes written to the socket so far.
+    pub wire_bytes: u64,
+    /// The part of `sent_bytes` that mirrors wrote.
+    pub mirror_bytes: u64,
+    /// The last file worked on.
+    pub last_path: Option<String>,
+    /// The mirror under way.
+    pub mirror: Option<MirrorProgress>,
+    /// What keeps the connection from going on, and what to do.
+    pub error: Option<String>,
+}
+
+impl SenderState {
+    /// The word that `status` shows for the replication as a whole.
+    pub fn replication_word(&self) -> &'static str {
+        match self.link {
+            Link::Connected => "replicating",
+            Link::Connecting => "pending",
+            Link::Stopped => "stopped",
+        }
+    }
+
+    /// Is everything up to `seq` durable in a replica that is whole? What `wait --caught-up` asks;
+    /// call [`super::Sender::request_checkpoint`] first.
+    pub fn is_caught_up(&self, seq: Seq) -> bool {
+        self.link == Link::Connected && self.data == DataState::Ok && self.marks.durable >= seq
+    }
+}
