@@ -1,31 +1,22 @@
 //! Wires the rooms together: the worker of a set, and the target.
+//!
+//! # The contract
+//! [`run_source`] protects one directory until it is unmounted; [`run_target`] serves replicas until
+//! it is told to end. Both say through [`Ready`](crate::supervisor::Ready) when they serve, or return
+//! what stands in the way, for people.
+//!
+//! # Order of the end
+//! When the mount is gone nothing can be captured any more: the jobs end first, then the senders,
+//! then the journal is made durable, then the clean end is recorded, and last the control socket goes
+//! (so that who waits for the end of the worker waits for all of it).
 
-use anyhow::bail;
+mod answers;
+mod bypass;
+mod events;
+mod report;
+mod source;
+mod start;
+mod target;
 
-use crate::config::MountOptions;
-use crate::config::TargetOptions;
-use crate::supervisor::Ready;
-
-/// Protects a directory until it is unmounted.
-///
-/// # Errors
-/// What stands in the way, for people.
-pub fn run_source(options: MountOptions, ready: Ready) -> anyhow::Result<()> {
-    drop(ready);
-    bail!(
-        "the worker of set {} is not wired into this build",
-        options.set
-    )
-}
-
-/// Serves a target until it is told to end.
-///
-/// # Errors
-/// What stands in the way, for people.
-pub fn run_target(options: TargetOptions, ready: Ready) -> anyhow::Result<()> {
-    drop(ready);
-    bail!(
-        "the target on {} is not wired into this build",
-        options.listen
-    )
-}
+pub use source::run_source;
+pub use target::run_target;

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::journal;
 use crate::journal::Reader;
 use crate::sys;
-use crate::types::{Seq, limits};
+use crate::types::{Kind, Seq, limits};
 use crate::wire::{Message, Packer, Start, Welcome, write_message};
 
 use super::connect::{Greeted, greet};
@@ -221,6 +221,7 @@ fn remember_met(shared: &Shared) {
 struct Filling {
     raw: Vec<u8>,
     notes: Vec<Note>,
+    kinds: Vec<Kind>,
     mirror_bytes: u64,
 }
 
@@ -228,6 +229,7 @@ impl Filling {
     fn clear(&mut self) {
         self.raw.clear();
         self.notes.clear();
+        self.kinds.clear();
         self.mirror_bytes = 0;
     }
 
@@ -244,6 +246,7 @@ impl Filling {
             bytes_end,
             time_ns: header.time_ns,
         });
+        self.kinds.push(header.kind);
         if header.kind.is_mirror() {
             self.mirror_bytes += bytes.len() as u64;
         }
@@ -282,6 +285,9 @@ fn follow(
             continue;
         };
         let seq = last.seq;
+        for kind in &filling.kinds {
+            shared.sent_ops.note(*kind);
+        }
         if !shared.hand_over(&filling.notes) {
             return Ok(());
         }

@@ -37,4 +37,4 @@ pub use error::Error;
 pub use events::{SenderEvents, SenderOptions};
 pub use handle::Sender;
 pub use shared::{SILENCE_MAX, WINDOW_BYTES};
-pub use state::{Lag, Link, SenderState};
+pub use state::{Link, SenderState};

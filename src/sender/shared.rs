@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use crate::stats::{Lag, Lags, OpCounters};
 use crate::sync::{Condvar, Mutex, Rank};
 use crate::sys;
 use crate::types::{Marks, Seq, Time};
@@ -13,7 +14,7 @@ use crate::wire::{Ack, DataState, MirrorProgress, TargetState, Welcome};
 use super::error::Error;
 use super::events::SenderOptions;
 use super::progress::{Note, Progress};
-use super::state::{Lag, Link, SenderState};
+use super::state::{Link, SenderState};
 
 /// Bytes of frames that may be on their way to the target's journal.
 pub const WINDOW_BYTES: u64 = 64 << 20;
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     sent_bytes: AtomicU64,
     wire_bytes: AtomicU64,
     mirror_bytes: AtomicU64,
+    /// Records handed to the link, by what they do.
+    pub(super) sent_ops: OpCounters,
 }
 
 #[derive(Default)]
@@ -71,6 +74,7 @@ impl Shared {
             sent_bytes: AtomicU64::new(0),
             wire_bytes: AtomicU64::new(0),
             mirror_bytes: AtomicU64::new(0),
+            sent_ops: OpCounters::default(),
         }
     }
 
@@ -156,8 +160,9 @@ impl Shared {
         if inner.end.is_none() || told {
             inner.end = Some(error);
         }
-        drop(inner);
+        // Under the lock: who looks at it under the lock and then waits is surely told.
         self.over.send_replace(true);
+        drop(inner);
         self.changed.notify_all();
         self.options.journal.wake();
     }
@@ -269,7 +274,7 @@ impl Shared {
             "marks in order"
         );
         assert!(inner.marks.received <= inner.marks.sent, "marks in order");
-        inner.progress.forget_before(ack.applied);
+        inner.progress.forget_before(ack.durable);
         inner.data = ack.data;
         inner.target_state = ack.state;
         inner.error = ack.error;
@@ -306,9 +311,15 @@ impl Shared {
         let options = &self.options;
         let lost = options.journal.cursor(&options.cursor()).is_none();
         let inner = self.inner.lock();
-        let applied = inner.marks.applied;
-        let applied_bytes = inner.progress.bytes_at(applied);
-        let mut oldest_ns = inner.progress.time_after(applied);
+        let marks = inner.marks;
+        let at = [marks.sent, marks.received, marks.applied, marks.durable];
+        let stages = at.map(|seq| {
+            (
+                seq,
+                inner.progress.bytes_at(seq),
+                inner.progress.time_after(seq),
+            )
+        });
         let remembered = inner.oldest;
         let unlinked = inner.link != Link::Connected;
         let mut state = SenderState {
@@ -324,9 +335,10 @@ impl Shared {
                 inner.data
             },
             target_state: inner.target_state,
-            marks: inner.marks,
+            marks,
             end: Seq::ZERO,
-            lag: Lag::default(),
+            lags: Lags::default(),
+            sent: self.sent_ops.get(),
             sent_bytes: self.sent_bytes.load(Ordering::Relaxed),
             wire_bytes: self.wire_bytes.load(Ordering::Relaxed),
             mirror_bytes: self.mirror_bytes.load(Ordering::Relaxed),
@@ -337,17 +349,38 @@ impl Shared {
         drop(inner);
         // After the marks, so that the end is never before them.
         state.end = options.journal.end();
-        state.lag.ops = state.end.0.saturating_sub(applied.0);
-        if state.lag.ops > 0 {
-            let end_bytes = options.journal.end_bytes();
-            state.lag.bytes = end_bytes.saturating_sub(applied_bytes);
-            if oldest_ns.is_none() && unlinked {
-                oldest_ns = self.oldest_pending(applied, remembered);
-            }
-            let behind = oldest_ns.map_or(0, |then| sys::realtime_ns().saturating_sub(then));
-            state.lag.seconds = Duration::from_nanos(behind).as_secs_f64();
-        }
+        let [sent, received, applied, durable] =
+            stages.map(|stage| self.lag(stage, state.end, unlinked.then_some(remembered)));
+        state.lags = Lags {
+            sent,
+            received,
+            applied,
+            durable,
+        };
         state
+    }
+
+    /// How far a mark is behind the end: its position, the bytes up to it, and when the first record
+    /// after it was captured, as far as that is remembered.
+    fn lag(
+        &self,
+        (seq, bytes, oldest_ns): (Seq, u64, Option<u64>),
+        end: Seq,
+        unlinked: Option<Option<(Seq, u64)>>,
+    ) -> Lag {
+        let ops = end.0.saturating_sub(seq.0);
+        if ops == 0 {
+            return Lag::default();
+        }
+        let read = || self.oldest_pending(seq, unlinked?);
+        let behind = oldest_ns
+            .or_else(read)
+            .map_or(0, |then| sys::realtime_ns().saturating_sub(then));
+        Lag {
+            ops,
+            bytes: self.options.journal.end_bytes().saturating_sub(bytes),
+            seconds: Duration::from_nanos(behind).as_secs_f64(),
+        }
     }
 
     /// When the first record after `applied` was captured, read from the journal once.

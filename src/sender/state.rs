@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::stats::{Lags, OpCounts};
 use crate::types::{Marks, Seq, Time};
 use crate::wire::{DataState, MirrorProgress, TargetAddr, TargetState};
 
@@ -15,17 +16,6 @@ pub enum Link {
     Connected,
     /// [`super::Sender::stop`] was called.
     Stopped,
-}
-
-/// How far the replica is behind: exact at the moment of the snapshot, all 0 when caught up.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
-pub struct Lag {
-    /// Records captured and not applied.
-    pub ops: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-    /// How long ago the oldest of them was captured.
-    pub seconds: f64,
 }
 
 /// A connection at one moment.
@@ -51,8 +41,11 @@ pub struct SenderState {
     pub marks: Marks,
     /// Last record captured.
     pub end: Seq,
-    /// How far the replica is behind.
-    pub lag: Lag,
+    /// How far each stage is behind capture: exact at the moment of the snapshot, all 0 when caught
+    /// up.
+    pub lags: Lags,
+    /// Records handed to the link so far.
+    pub sent: OpCounts,
     /// Bytes of frames handed to the link so far; what was sent twice counts twice.
     pub sent_bytes: u64,
     /// Bytes written to the socket so far.

@@ -1,0 +1,175 @@
+//! What a set answers on its control socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::control::{
+    Answer, Handler, Item, Items, MirrorKind, QueueLine, Refusal, RefusalCode, Reply, Request,
+};
+use crate::journal;
+use crate::mirror::Mirror;
+use crate::sys;
+use crate::types::Seq;
+
+use super::source::Source;
+use super::start::time_of;
+
+/// Answers for one set.
+pub(super) struct Answers {
+    pub(super) source: Arc<Source>,
+}
+
+impl Handler for Answers {
+    fn handle(self: Arc<Self>, request: Request, items: Items) -> Answer {
+        let source = self.source.clone();
+        Box::pin(async move {
+            match request {
+                Request::Status => Ok(Reply::Set(Box::new(source.status()))),
+                Request::Stats => Ok(Reply::Stats(Box::new(source.snapshot()))),
+                Request::QueueShow => blocking(move || Ok(queue_show(&source))).await,
+                Request::QueueTail { follow, count } => {
+                    blocking(move || tail(&source, &items, follow, count)).await
+                }
+                Request::Wait { timeout_ms, .. } => Ok(wait(&source, timeout_ms).await),
+                Request::MirrorStart {
+                    kind: MirrorKind::Full,
+                } => blocking(move || start_mirror(&source)).await,
+                Request::MirrorStart {
+                    kind: MirrorKind::Difference,
+                } => Err(Refusal::new(
+                    RefusalCode::State,
+                    "a difference mirror is not built yet; `doppelfs mirror start --full` is",
+                )),
+                Request::PrepareUmount => {
+                    blocking(move || {
+                        let captured = time_of(source.capture.last_ctime_ns());
+                        // What is changed beside the mount from now on has a later ctime.
+                        while sys::coarse_now() <= captured {
+                            std::thread::yield_now();
+                        }
+                        Ok(Reply::Prepared {
+                            worker_pid: std::process::id(),
+                        })
+                    })
+                    .await
+                }
+                Request::AbandonUmount => Ok(Reply::Done),
+                Request::Stop => Err(Refusal::new(
+                    RefusalCode::State,
+                    "a set ends with its mount: use `doppelfs umount`",
+                )),
+            }
+        })
+    }
+}
+
+async fn blocking(
+    work: impl FnOnce() -> Result<Reply, Refusal> + Send + 'static,
+) -> Result<Reply, Refusal> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Refusal::new(RefusalCode::State, "the worker is ending")))
+}
+
+fn queue_show(source: &Source) -> Reply {
+    Reply::Queue(Box::new(source.queue_report()))
+}
+
+fn start_mirror(source: &Source) -> Result<Reply, Refusal> {
+    match Mirror::begin_full(&source.capture) {
+        Ok((mirror, _)) => Ok(Reply::MirrorStarted { mirror }),
+        Err(error) => Err(Refusal::new(
+            RefusalCode::State,
+            format!("the queue failed: {error}"),
+        )),
+    }
+}
+
+/// Why the set is not caught up with `seq`; `None` when it is.
+fn missing(source: &Source, seq: Seq) -> Option<String> {
+    if source.capture.is_checking() {
+        return Some("what was changed while it was not mounted is being looked for".to_owned());
+    }
+    if source.capture.has_open_gap() {
+        return Some("operations could not be recorded and wait for the queue's disk".to_owned());
+    }
+    let senders = source.senders.lock();
+    if senders.is_empty() {
+        return Some("the set has no target".to_owned());
+    }
+    let behind = senders
+        .iter()
+        .find(|sender| !sender.state().is_caught_up(seq))?;
+    let state = behind.state();
+    Some(match &state.error {
+        Some(error) => format!("{}: {error}", state.target),
+        None => format!(
+            "{}: {:?}, {} of {} records are durable there",
+            state.target, state.data, state.marks.durable, seq
+        ),
+    })
+}
+
+async fn wait(source: &Source, timeout_ms: Option<u64>) -> Reply {
+    let seq = source.journal.end();
+    let mut changes = source.changes.subscribe();
+    let done = async {
+        loop {
+            changes.mark_unchanged();
+            let reason = missing(source, seq)?;
+            if source.senders.lock().is_empty() {
+                return Some(reason);
+            }
+            for sender in source.senders.lock().iter() {
+                sender.request_checkpoint();
+            }
+            if changes.changed().await.is_err() {
+                return Some("the worker is ending".to_owned());
+            }
+        }
+    };
+    let limit = timeout_ms.map_or(Duration::MAX, Duration::from_millis);
+    let reason = match tokio::time::timeout(limit, done).await {
+        Ok(reason) => reason,
+        Err(_) => missing(source, seq).or_else(|| Some("the time is over".to_owned())),
+    };
+    Reply::Waited {
+        caught_up: reason.is_none(),
+        reason,
+    }
+}
+
+/// How long a tail waits for news before it looks whether its client is still there.
+const TAIL_LOOK: Duration = Duration::from_secs(1);
+
+fn tail(source: &Source, items: &Items, follow: bool, count: u64) -> Result<Reply, Refusal> {
+    let fail = |error: journal::Error| Refusal::new(RefusalCode::State, error.to_string());
+    let (first, end) = (source.journal.first().0, source.journal.end().0);
+    let mut after = Seq(end.saturating_sub(count).max(first.saturating_sub(1)));
+    let mut reader = source.journal.reader(after).map_err(fail)?;
+    loop {
+        match reader.next() {
+            Ok(Some(frame)) => {
+                after = frame.header().seq;
+                if !items.send_blocking(Item::Record(QueueLine::of(&frame))) {
+                    return Ok(Reply::Done);
+                }
+                if !follow && after.0 >= end {
+                    return Ok(Reply::Done);
+                }
+            }
+            Ok(None) if !follow || items.is_closed() => return Ok(Reply::Done),
+            Ok(None) => {
+                source.journal.wait_beyond(after, TAIL_LOOK);
+            }
+            // It was read too slowly, and trimmed: go on with what there is.
+            Err(journal::Error::Trimmed { first, .. }) => {
+                reader = source
+                    .journal
+                    .reader(Seq(first.0.saturating_sub(1)))
+                    .map_err(fail)?;
+            }
+            Err(error) => return Err(fail(error)),
+        }
+    }
+}

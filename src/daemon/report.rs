@@ -1,0 +1,265 @@
+//! A set as `status` and `stats` show it: read from memory, never from the mount.
+
+use crate::control::status::{
+    ConnectionStatus, DataState, MirrorState, MirrorStatus, QueueStatus, Replication, RootStatus,
+    SetState, SetStatus, TargetState, Transmit,
+};
+use crate::control::{CursorLine, QueueReport, SegmentLine};
+use crate::sender::{Link, SenderState};
+use crate::stats::{ConnectionSnapshot, QueueSnapshot, Snapshot};
+use crate::sys;
+use crate::types::Seq;
+use crate::wire;
+
+use super::source::Source;
+
+impl Source {
+    /// Records that some connection still needs, and the age of the oldest.
+    fn queue(&self) -> QueueSnapshot {
+        let usage = self.journal.usage();
+        let end = self.journal.end();
+        let slowest = self.journal.cursors().into_iter().map(|(_, seq)| seq).min();
+        let ops = slowest.map_or(0, |seq| end.0.saturating_sub(seq.0));
+        let states: Vec<SenderState> = self.senders.lock().iter().map(|s| s.state()).collect();
+        let behind = states
+            .iter()
+            .map(|s| s.lags.durable)
+            .max_by_key(|lag| lag.ops);
+        QueueSnapshot {
+            ops,
+            bytes: behind.map_or(0, |lag| lag.bytes).min(usage.bytes),
+            disk_bytes: usage.disk_bytes,
+            oldest_seconds: behind.map_or(0.0, |lag| lag.seconds),
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut all = self.warnings.clone();
+        let mishaps = self.watcher.mishaps.lock();
+        if let Some(why) = &mishaps.given_up {
+            all.push(format!(
+                "the backlog was given up ({why}); the targets are mirrored anew by themselves; \
+                 give the queue more space if this comes again"
+            ));
+        }
+        if let Some(why) = &mishaps.lost {
+            all.push(format!(
+                "{} operations could not be recorded ({why}); their files are mirrored anew",
+                mishaps.lost_count
+            ));
+        }
+        all
+    }
+
+    pub(super) fn status(&self) -> SetStatus {
+        let states: Vec<SenderState> = self.senders.lock().iter().map(|s| s.state()).collect();
+        let connections: Vec<ConnectionStatus> =
+            states.iter().map(|state| self.connection(state)).collect();
+        let queue = self.queue();
+        let state = connections
+            .iter()
+            .map(one_word)
+            .max_by_key(|word| severity(*word));
+        let mut state = state.unwrap_or_default();
+        if self.capture.is_checking() && severity(state) < severity(SetState::Synchronising) {
+            state = SetState::Synchronising;
+        }
+        let pid = std::process::id();
+        SetStatus {
+            name: self.options.set.to_string(),
+            roots: vec![RootStatus {
+                path: self.options.dir.display().to_string(),
+                mountpoint: self.options.mountpoint.display().to_string(),
+            }],
+            state,
+            supervisor_pid: pid,
+            worker_pid: pid,
+            worker_restarts: 0,
+            history: self.covered.history.to_string(),
+            captured_seq: self.journal.end().0,
+            queue: QueueStatus {
+                ops: queue.ops,
+                bytes: queue.bytes,
+                disk_bytes: queue.disk_bytes,
+                oldest_seconds: queue.oldest_seconds,
+            },
+            connections,
+            state_dir: self.options.state_dir.display().to_string(),
+            warnings: self.warnings(),
+            error: None,
+        }
+    }
+
+    fn connection(&self, state: &SenderState) -> ConnectionStatus {
+        let data_state = match state.data {
+            wire::DataState::Ok => DataState::Ok,
+            wire::DataState::Mirroring => DataState::Mirroring,
+            wire::DataState::Recovering => DataState::Recovering,
+            wire::DataState::MirrorRequired => DataState::MirrorRequired,
+        };
+        let connected = state.link == Link::Connected;
+        let target_state = match state.target_state {
+            _ if !connected => TargetState::NotLoaded,
+            wire::TargetState::Ok => TargetState::Ok,
+            wire::TargetState::NotLoaded => TargetState::NotLoaded,
+            wire::TargetState::PausePending => TargetState::PausePending,
+            wire::TargetState::Paused => TargetState::Paused,
+            wire::TargetState::Retrying => TargetState::Retrying,
+        };
+        let transmit = match state.link {
+            Link::Connected => Transmit::Started,
+            Link::Stopped => Transmit::Stopped,
+            Link::Connecting if state.error.is_some() => Transmit::Error,
+            Link::Connecting => Transmit::Stopped,
+        };
+        let replication = match (connected, state.marks.applied < state.end) {
+            (false, _) => Replication::Pending,
+            (true, true) => Replication::Replicating,
+            (true, false) => Replication::Ready,
+        };
+        ConnectionStatus {
+            id: state.id,
+            target: state.target.endpoint(),
+            path: state
+                .replica_path
+                .clone()
+                .or_else(|| state.target.path.clone())
+                .unwrap_or_default(),
+            transmit,
+            data_state,
+            target_state,
+            replication,
+            sent_seq: state.marks.sent.0,
+            received_seq: state.marks.received.0,
+            applied_seq: state.marks.applied.0,
+            durable_seq: state.marks.durable.0,
+            lag_ops: state.lags.applied.ops,
+            lag_bytes: state.lags.applied.bytes,
+            lag_seconds: state.lags.applied.seconds,
+            lags: state.lags,
+            sent_bytes: state.sent_bytes,
+            wire_bytes: state.wire_bytes,
+            mirror_bytes: state.mirror_bytes,
+            connected_since: state
+                .connected_since
+                .map(|time| u64::try_from(time.secs).unwrap_or(0)),
+            last_path: state.last_path.clone(),
+            mirror: mirror_status(state),
+            insecure: self.options.insecure_loopback,
+            error: state.error.clone(),
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let states: Vec<SenderState> = self.senders.lock().iter().map(|s| s.state()).collect();
+        let connections = states.into_iter().map(|state| ConnectionSnapshot {
+            id: state.id,
+            target: state.target.endpoint(),
+            sent: state.sent,
+            sent_bytes: state.sent_bytes,
+            wire_bytes: state.wire_bytes,
+            mirror_bytes: state.mirror_bytes,
+            reconnects: state.sessions.saturating_sub(1),
+            lag: state.lags,
+        });
+        let connections = connections.collect();
+        Snapshot {
+            set: self.options.set.to_string(),
+            time_ns: sys::realtime_ns(),
+            captured: self.counters.captured.get(),
+            captured_bytes: self.counters.captured_bytes.get(),
+            gaps: self.counters.gaps.get(),
+            queue: self.queue(),
+            connections,
+        }
+    }
+
+    pub(super) fn queue_report(&self) -> QueueReport {
+        let usage = self.journal.usage();
+        let end = self.journal.end();
+        let segments = self.journal.catalogue().into_iter().map(|entry| {
+            let (last, bytes) = match &entry.sealed {
+                Some(sealed) => (sealed.last, sealed.bytes),
+                None => (
+                    end,
+                    self.journal.end_bytes().saturating_sub(entry.start_bytes),
+                ),
+            };
+            SegmentLine {
+                first_seq: entry.first.0,
+                last_seq: last.0,
+                bytes,
+                sealed: entry.sealed.is_some(),
+            }
+        });
+        let segments = segments.collect();
+        let behind = |seq: Seq| end.0.saturating_sub(seq.0);
+        let cursors = self
+            .journal
+            .cursors()
+            .into_iter()
+            .map(|(name, seq)| CursorLine {
+                name,
+                seq: seq.0,
+                behind_ops: behind(seq),
+            });
+        QueueReport {
+            set: self.options.set.to_string(),
+            history: self.covered.history.to_string(),
+            first_seq: self.journal.first().0,
+            end_seq: end.0,
+            ops: usage.records,
+            bytes: usage.bytes,
+            disk_bytes: usage.disk_bytes,
+            disk_bytes_max: self.options.queue_disk_max,
+            free_bytes_min: self.options.queue_free_min,
+            oldest_seconds: usage.oldest_time_ns.map_or(0.0, |ns| {
+                std::time::Duration::from_nanos(sys::realtime_ns().saturating_sub(ns)).as_secs_f64()
+            }),
+            segments,
+            cursors: cursors.collect(),
+        }
+    }
+}
+
+fn mirror_status(state: &SenderState) -> MirrorStatus {
+    let Some(progress) = &state.mirror else {
+        return MirrorStatus::default();
+    };
+    // Its end is known only when every directory has been listed: no percentage before the size is
+    // calculated.
+    let _ = progress;
+    MirrorStatus {
+        state: MirrorState::Mirroring,
+        percent: None,
+        remaining_bytes: None,
+    }
+}
+
+fn one_word(connection: &ConnectionStatus) -> SetState {
+    if connection.target_state == TargetState::Retrying {
+        return SetState::Error;
+    }
+    match (connection.transmit, connection.data_state) {
+        (Transmit::Error, _) => SetState::Error,
+        (Transmit::Paused, _) => SetState::Paused,
+        (Transmit::Stopped | Transmit::Scheduled, _) => SetState::Behind,
+        (Transmit::Started, DataState::Mirroring | DataState::MirrorRequired) => {
+            SetState::Synchronising
+        }
+        (Transmit::Started, DataState::Recovering) => SetState::Synchronising,
+        (Transmit::Started, DataState::RestoreRequired) => SetState::Error,
+        (Transmit::Started, DataState::Ok) if connection.lag_seconds > 30.0 => SetState::Behind,
+        (Transmit::Started, DataState::Ok) => SetState::Ok,
+    }
+}
+
+fn severity(state: SetState) -> u8 {
+    match state {
+        SetState::Ok => 0,
+        SetState::Paused => 1,
+        SetState::Behind => 2,
+        SetState::Synchronising => 3,
+        SetState::Error => 4,
+    }
+}

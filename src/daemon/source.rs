@@ -1,0 +1,406 @@
+//! The worker of a set: from options to a served mount, and its end.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, bail};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::activity::{Clean, Covered};
+use crate::capture::{self, Capture, Uncovered};
+use crate::config::{self, MountOptions, Role, StateOwner, Surroundings};
+use crate::control;
+use crate::fuse;
+use crate::journal::Journal;
+use crate::mirror::{CheckProgress, Event, Mirror, MirrorState, check};
+use crate::passthrough::Tree;
+use crate::sender::{Sender, SenderOptions};
+use crate::stats::SetCounters;
+use crate::supervisor::Ready;
+use crate::sync::{self, Mutex, Rank};
+use crate::sys::{self, FuseMount};
+use crate::types::{Time, limits};
+use crate::wire::{self, Place};
+
+use super::answers::Answers;
+use super::events::{Room, Senders, Wants, Watcher};
+use super::start::{self, Begun, Doubt};
+use super::{bypass, start::number_connections};
+
+/// Threads that answer the kernel.
+const FUSE_THREADS: usize = 4;
+
+/// Everything of a running set that others look at.
+pub(super) struct Source {
+    pub(super) options: MountOptions,
+    pub(super) journal: Arc<Journal>,
+    pub(super) capture: Arc<Capture>,
+    pub(super) counters: Arc<SetCounters>,
+    pub(super) covered: Covered,
+    pub(super) senders: Senders,
+    pub(super) watcher: Arc<Watcher>,
+    pub(super) check: Arc<CheckProgress>,
+    pub(super) mirrored: Arc<MirrorState>,
+    pub(super) warnings: Vec<String>,
+    /// Rises whenever something that a wait may wait for has changed.
+    pub(super) changes: watch::Sender<u64>,
+}
+
+/// Protects a directory until it is unmounted.
+///
+/// # Errors
+/// What stands in the way, for people.
+pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()> {
+    config::check_mount(&mut options, &Surroundings::look())?;
+    let warnings = look_around(&options)?;
+    let owner = StateOwner {
+        version: 1,
+        role: Role::Source,
+        name: options.set.to_string(),
+        path: options.dir.clone(),
+    };
+    config::claim_state(&options.state_dir, &owner)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("dfs-net")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let tree = open_tree(&options)?;
+    let begun = start::begin(&options, tree.root_id())?;
+    serve(&options, warnings, runtime, tree, begun, ready)
+}
+
+fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
+    let root = sys::clone_tree(&options.dir)
+        .with_context(|| format!("cannot reach below {}", options.dir.display()))?;
+    let cached = usize::try_from(sys::open_files_limit() / 4)
+        .unwrap_or(256)
+        .min(4096);
+    Tree::new(root, cached).with_context(|| {
+        format!(
+            "the file system of {} cannot be protected (ext2/3/4, xfs, btrfs, tmpfs and others \
+             with plain file handles can)",
+            options.dir.display()
+        )
+    })
+}
+
+/// Who reaches the tree beside the mount, and what lies in it unseen.
+fn look_around(options: &MountOptions) -> anyhow::Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for found in bypass::find(&options.dir) {
+        warnings.push(format!(
+            "process {} ({}) reaches {} beside the mount ({}): what it changes is not replicated; \
+             restart it",
+            found.pid,
+            found.command,
+            found.path.display(),
+            found.how
+        ));
+    }
+    if options.strict_cover && !warnings.is_empty() {
+        bail!("strict-cover: {}", warnings.join("; "));
+    }
+    for mount in sys::beneath_mounts(&options.dir).unwrap_or_default() {
+        warnings.push(format!(
+            "{} is mounted inside the directory and is neither shown nor replicated; protect it as \
+             a set of its own",
+            mount.display()
+        ));
+    }
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(warnings)
+}
+
+fn serve(
+    options: &MountOptions,
+    mut warnings: Vec<String>,
+    runtime: Runtime,
+    tree: Tree,
+    begun: Begun,
+    ready: Ready,
+) -> anyhow::Result<()> {
+    let Begun {
+        journal,
+        covered,
+        doubt,
+        ..
+    } = begun;
+    let targets: Vec<String> = options.targets.iter().map(ToString::to_string).collect();
+    let (numbers, gone) = number_connections(&journal, &targets)?;
+    for target in gone {
+        warnings.push(format!(
+            "{target} is no target of this set any more; its queue is dropped"
+        ));
+    }
+    let (to_mirror, inbox) = mpsc::channel();
+    let watcher = Arc::new(Watcher::new(to_mirror.clone()));
+    let counters = Arc::new(SetCounters::default());
+    let capture_options = capture::Options {
+        atime: options.atime,
+        gap_file: options.state_dir.join("gap"),
+        counters: counters.clone(),
+    };
+    let (capture, gap_was_set) =
+        Capture::new(tree, journal.clone(), capture_options, watcher.clone())
+            .with_context(|| format!("cannot use {}", options.state_dir.display()))?;
+    let capture = Arc::new(capture);
+
+    // From here on the directory is covered.
+    let interval = begin_doubt(&capture, doubt, gap_was_set)?;
+    start::store(&journal, &covered).context("cannot store the state")?;
+    let place = Place::of(&options.dir, capture.tree().root()).ok();
+    let kernel = mount(options, &capture)?;
+
+    let senders: Senders = Arc::new(Mutex::new(Rank::Daemon, Vec::new()));
+    let ending = Arc::new(OnceLock::new());
+    let room = Room {
+        senders: senders.clone(),
+        runtime: runtime.handle().clone(),
+        bytes_max: images_ahead_max(options),
+        ending: ending.clone(),
+    };
+    let mut mirror = Mirror::start(capture.clone(), Arc::new(room), (to_mirror.clone(), inbox))
+        .context("cannot start the mirror thread")?;
+    let source = Arc::new(Source {
+        options: options.clone(),
+        journal: journal.clone(),
+        capture: capture.clone(),
+        counters,
+        covered,
+        senders: senders.clone(),
+        watcher,
+        check: Arc::new(CheckProgress::default()),
+        mirrored: mirror.state(),
+        warnings,
+        changes: watch::Sender::new(0),
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let running = Running {
+        source: source.clone(),
+        ending,
+        stop_check: stop.clone(),
+        checker: start_check(&source, interval, stop)?,
+    };
+    connect(&source, &runtime, &numbers, place, &to_mirror)?;
+    let service = control::Service::Set(options.set.clone());
+    let answers = Arc::new(Answers {
+        source: source.clone(),
+    });
+    let server = control::Server::start(&options.run_dir, &service, answers, runtime.handle())?;
+    watch_signals(&runtime, options.mountpoint.clone());
+    ready.serving(&format!(
+        "{} serves set {}",
+        options.mountpoint.display(),
+        options.set
+    ));
+    let served = kernel.run();
+    tracing::info!("the mount has ended");
+    let ended = running.end(&mut mirror, interval);
+    drop((capture, source, senders));
+    drop(server);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    served?;
+    ended
+}
+
+/// How far images may run ahead of what is applied.
+fn images_ahead_max(options: &MountOptions) -> u64 {
+    let quarter = options.queue_disk_max.unwrap_or(u64::MAX) / 4;
+    quarter.clamp(4 << 20, limits::SEGMENT_BYTES_MAX)
+}
+
+/// Says in the stream what is in doubt, and begins the check of an uncovered time.
+fn begin_doubt(
+    capture: &Capture,
+    doubt: Doubt,
+    gap_was_set: bool,
+) -> anyhow::Result<Option<Uncovered>> {
+    if gap_was_set {
+        capture.doubt(&[], true);
+        capture
+            .clear_gap_flag()
+            .context("cannot clear the gap flag")?;
+    }
+    match doubt {
+        Doubt::Nothing => Ok(None),
+        Doubt::Everything => {
+            capture.doubt(&[], true);
+            Ok(None)
+        }
+        Doubt::After(after) => {
+            let interval = start::uncovered_since(after);
+            capture.begin_check(interval);
+            Ok(Some(interval))
+        }
+    }
+}
+
+fn mount(options: &MountOptions, capture: &Arc<Capture>) -> anyhow::Result<fuse::Kernel> {
+    let how = FuseMount {
+        source: options.set.to_string(),
+        read_only: options.flags.read_only,
+        restrictions: options.flags.restrictions(),
+        max_read: u32::try_from(limits::PAYLOAD_BYTES_MAX).unwrap_or(u32::MAX),
+    };
+    Ok(fuse::serve(
+        capture.clone(),
+        &options.mountpoint,
+        &how,
+        FUSE_THREADS,
+    )?)
+}
+
+fn start_check(
+    source: &Arc<Source>,
+    interval: Option<Uncovered>,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Option<JoinHandle<()>>> {
+    let Some(interval) = interval else {
+        return Ok(None);
+    };
+    let source = source.clone();
+    let walk = move || {
+        check(&source.capture, interval, &source.check, &stop);
+        source.changes.send_modify(|changes| *changes += 1);
+    };
+    Ok(Some(
+        sync::spawn("dfs-check", walk).context("cannot start the check")?,
+    ))
+}
+
+fn connect(
+    source: &Arc<Source>,
+    runtime: &Runtime,
+    numbers: &[u32],
+    place: Option<Place>,
+    to_mirror: &mpsc::Sender<Event>,
+) -> anyhow::Result<()> {
+    let wants = Arc::new(Wants {
+        inbox: to_mirror.clone(),
+        capture: source.capture.clone(),
+    });
+    for (target, &id) in source.options.targets.iter().zip(numbers) {
+        let sender = Sender::start(SenderOptions {
+            id,
+            target: wire::TargetAddr {
+                host: target.host.clone(),
+                port: target.port,
+                path: target.path.clone(),
+            },
+            set: source.options.set.clone(),
+            source: start::host_name(),
+            instance: source.covered.instance,
+            root: source.covered.root,
+            history: source.covered.history,
+            place: place.clone(),
+            journal: source.journal.clone(),
+            insecure_loopback: source.options.insecure_loopback,
+            runtime: runtime.handle().clone(),
+            events: wants.clone(),
+        })
+        .with_context(|| format!("cannot start the connection to {target}"))?;
+        let mut changes = sender.subscribe();
+        let all = source.changes.clone();
+        runtime.spawn(async move {
+            while changes.changed().await.is_ok() {
+                all.send_modify(|changes| *changes += 1);
+            }
+        });
+        source.senders.lock().push(sender);
+    }
+    Ok(())
+}
+
+/// SIGTERM and SIGINT ask for the end: the mount is unmounted, if nobody uses it.
+fn watch_signals(runtime: &Runtime, mountpoint: std::path::PathBuf) {
+    use tokio::signal::unix::{SignalKind, signal};
+    runtime.spawn(async move {
+        let (Ok(mut term), Ok(mut int)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            // In a thread: unmounting waits for requests that this process answers.
+            let point = mountpoint.clone();
+            let done = tokio::task::spawn_blocking(move || unmount(&point)).await;
+            if let Ok(Err(error)) = done {
+                tracing::error!(%error, "asked to end, but the mount is in use; going on");
+            }
+        }
+    });
+}
+
+fn unmount(point: &Path) -> std::io::Result<()> {
+    sys::umount(point, false)
+}
+
+/// What has to end when the mount has.
+struct Running {
+    source: Arc<Source>,
+    ending: Arc<OnceLock<()>>,
+    stop_check: Arc<AtomicBool>,
+    checker: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    fn end(self, mirror: &mut Mirror, interval: Option<Uncovered>) -> anyhow::Result<()> {
+        let Source {
+            journal,
+            capture,
+            senders,
+            covered,
+            ..
+        } = &*self.source;
+        self.stop_check.store(true, Ordering::Release);
+        let _ = self.ending.set(());
+        if let Some(checker) = self.checker
+            && checker.join().is_err()
+        {
+            tracing::error!("the check panicked");
+        }
+        mirror.stop();
+        for mut sender in std::mem::take(&mut *senders.lock()) {
+            sender.stop();
+        }
+        let whole = capture.try_close_gap();
+        journal.sync().context("cannot make the queue durable")?;
+        if !whole {
+            bail!("operations could not be recorded; a mirror follows at the next mount");
+        }
+        let last_ctime_ns = match interval {
+            // The check did not come to its end: the next mount takes it up again.
+            Some(interval) if capture.is_checking() => nanoseconds(interval.after),
+            _ => capture.last_ctime_ns().max(covered.began_ns),
+        };
+        let clean = Clean {
+            last_ctime_ns,
+            ended_ns: sys::realtime_ns(),
+        };
+        let covered = Covered {
+            clean: Some(clean),
+            ..covered.clone()
+        };
+        start::store(journal, &covered).context("cannot store the state")?;
+        journal.sync().context("cannot make the queue durable")?;
+        tracing::info!("ended cleanly");
+        Ok(())
+    }
+}
+
+fn nanoseconds(time: Time) -> u64 {
+    u64::try_from(time.secs).unwrap_or(0) * 1_000_000_000 + u64::from(time.nanos)
+}

@@ -1,0 +1,209 @@
+//! Before a set is served: its state, its history, what is in doubt.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::activity::{Covered, Now, Verdict, assess};
+use crate::capture::Uncovered;
+use crate::config::MountOptions;
+use crate::journal::{self, Journal, Recovery};
+use crate::sys;
+use crate::types::{FileId, History, Seq, Time};
+
+/// The fact that holds [`Covered`].
+const FACT_COVERED: &str = "covered";
+/// The fact that holds the connections' numbers.
+const FACT_CONNECTIONS: &str = "connections";
+
+/// What the start found.
+pub(super) struct Begun {
+    pub(super) journal: Arc<Journal>,
+    pub(super) covered: Covered,
+    pub(super) doubt: Doubt,
+    pub(super) recovery: Recovery,
+}
+
+/// What is in doubt at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// Nothing: the targets are new to this history anyway.
+    Nothing,
+    /// What has a later `ctime` than this.
+    After(Time),
+    /// Everything.
+    Everything,
+}
+
+pub(super) fn time_of(ns: u64) -> Time {
+    let secs = i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX);
+    Time {
+        secs,
+        nanos: u32::try_from(ns % 1_000_000_000).unwrap_or(0),
+    }
+}
+
+fn last_record_ns(journal: &Arc<Journal>) -> Option<u64> {
+    let end = journal.end();
+    if end < journal.first() || end == Seq::ZERO {
+        return None;
+    }
+    let mut reader = journal.reader(Seq(end.0 - 1)).ok()?;
+    reader.next().ok()?.map(|frame| frame.header().time_ns)
+}
+
+/// Opens the queue and decides what may be believed of it.
+pub(super) fn begin(options: &MountOptions, root: FileId) -> anyhow::Result<Begun> {
+    let journal_options = journal::Options {
+        disk_bytes_max: options.queue_disk_max,
+        free_bytes_min: options.queue_free_min,
+        ..journal::Options::default()
+    };
+    let (journal, recovery) = Journal::open(&options.queue_dir, journal_options)
+        .with_context(|| format!("cannot open the queue in {}", options.queue_dir.display()))?;
+    let journal = Arc::new(journal);
+    let boot = sys::boot_id().context("cannot read the boot id")?;
+    let stored = journal
+        .get(FACT_COVERED)
+        .context("cannot read the state of the last run")?;
+    let last = stored.as_deref().and_then(Covered::from_bytes);
+    let now = Now {
+        root,
+        boot: &boot,
+        now_ns: sys::realtime_ns(),
+        last_record_ns: last_record_ns(&journal),
+    };
+    let mut verdict = assess(last.as_ref(), &now);
+    if recovery.records_lost && last.is_some() {
+        verdict = Verdict::NewHistory;
+    }
+    tracing::info!(?verdict, ?recovery, "looked at how the last run ended");
+    let fresh = || -> anyhow::Result<u128> { sys::random_u128().context("no random numbers") };
+    let keeps = matches!(verdict, Verdict::DoubtAfter(_) | Verdict::DoubtAll);
+    let instance = last.as_ref().map_or_else(fresh, |last| Ok(last.instance))?;
+    let history = match last.as_ref().filter(|_| keeps) {
+        Some(last) => last.history,
+        None => History(fresh()?),
+    };
+    if !keeps && journal.end() > Seq::ZERO {
+        // Their numbers must not be met again under another history's name, nor their records.
+        journal
+            .reset(journal.end())
+            .context("cannot empty the queue of a void history")?;
+    }
+    let doubt = match verdict {
+        Verdict::Unknown | Verdict::NewHistory => Doubt::Nothing,
+        Verdict::DoubtAfter(ns) => Doubt::After(time_of(ns)),
+        Verdict::DoubtAll => Doubt::Everything,
+    };
+    let covered = Covered {
+        instance,
+        history,
+        root,
+        directory: options.dir.display().to_string(),
+        boot,
+        began_ns: sys::realtime_ns(),
+        clean: None,
+    };
+    Ok(Begun {
+        journal,
+        covered,
+        doubt,
+        recovery,
+    })
+}
+
+/// Records that the run has begun, or how it ended.
+pub(super) fn store(journal: &Journal, covered: &Covered) -> Result<(), journal::Error> {
+    journal.put(FACT_COVERED, &covered.to_bytes())
+}
+
+/// The interval that nobody watched, given that the mount is about to be made: waits (some
+/// milliseconds) until the file system's clock has moved, so that whatever is captured later has a
+/// later `ctime`.
+pub(super) fn uncovered_since(after: Time) -> Uncovered {
+    let until = sys::coarse_now();
+    while sys::coarse_now() <= until {
+        std::thread::yield_now();
+    }
+    Uncovered { after, until }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Numbered {
+    id: u32,
+    target: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+struct Connections {
+    last: u32,
+    known: Vec<Numbered>,
+}
+
+/// Gives each target its number: the one it had, or a new one; numbers are never reused. Connections
+/// that are not asked for any more are forgotten: nothing is held back for them. Returns the numbers
+/// and the forgotten targets.
+pub(super) fn number_connections(
+    journal: &Journal,
+    targets: &[String],
+) -> anyhow::Result<(Vec<u32>, Vec<String>)> {
+    let stored = journal
+        .get(FACT_CONNECTIONS)
+        .context("cannot read the connections")?;
+    let mut all: Connections = stored
+        .and_then(|bytes| rmp_serde::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    let before = all.clone();
+    let mut numbers = Vec::new();
+    for target in targets {
+        let known = all
+            .known
+            .iter()
+            .find(|k| k.target == *target && !numbers.contains(&k.id));
+        let id = match known {
+            Some(known) => known.id,
+            None => {
+                all.last += 1;
+                all.known.push(Numbered {
+                    id: all.last,
+                    target: target.clone(),
+                });
+                all.last
+            }
+        };
+        numbers.push(id);
+    }
+    let (kept, gone): (Vec<_>, Vec<_>) = all
+        .known
+        .drain(..)
+        .partition(|known| numbers.contains(&known.id));
+    all.known = kept;
+    for known in &gone {
+        journal.unregister(&format!("conn-{}", known.id));
+    }
+    if all != before {
+        let bytes = rmp_serde::to_vec_named(&all).context("cannot encode the connections")?;
+        journal
+            .put(FACT_CONNECTIONS, &bytes)
+            .context("cannot store the connections")?;
+    }
+    Ok((
+        numbers,
+        gone.into_iter().map(|known| known.target).collect(),
+    ))
+}
+
+/// This host's name, as the target's default path has it.
+pub(super) fn host_name() -> String {
+    let read = |path: &str| std::fs::read_to_string(Path::new(path)).ok();
+    let name = read("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name.to_owned()
+    }
+}

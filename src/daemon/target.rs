@@ -1,0 +1,193 @@
+//! The target: a listener with its control socket, until it is told to end.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::config::{self, Role, StateOwner, TargetOptions};
+use crate::control::status::{DataState, StreamStatus, TargetState, TargetStatus};
+use crate::control::{self, Answer, Handler, Items, Refusal, RefusalCode, Reply, Request};
+use crate::journal;
+use crate::receiver::{ServeOptions, StreamSnapshot, Target};
+use crate::stats;
+use crate::supervisor::Ready;
+use crate::sys;
+use crate::wire;
+
+/// Serves a target until it is told to end.
+///
+/// # Errors
+/// What stands in the way, for people.
+pub fn run_target(options: TargetOptions, ready: Ready) -> anyhow::Result<()> {
+    if !sys::is_root() {
+        anyhow::bail!(
+            "a target gives files their owners and so has to run as root; run it with sudo"
+        );
+    }
+    let owner = StateOwner {
+        version: 1,
+        role: Role::Target,
+        name: "target".to_owned(),
+        path: options.root.clone(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("dfs-net")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    check_root(&options)?;
+    config::claim_state(&options.state_dir, &owner)?;
+    let target = Target::serve(ServeOptions {
+        listen: options.listen,
+        root: options.root.clone(),
+        state: options.state_dir.clone(),
+        run: None,
+        insecure_loopback: options.insecure_loopback,
+        queue: journal::Options::default(),
+        runtime: runtime.handle().clone(),
+    })?;
+    let address = target.address();
+    let target = Arc::new(target);
+    let stop = Arc::new(Notify::new());
+    let answers = Arc::new(Answers {
+        options: options.clone(),
+        target: target.clone(),
+        stop: stop.clone(),
+    });
+    let service = control::Service::Target(address.port());
+    let server = control::Server::start(
+        &options.run_dir,
+        &service,
+        answers.clone(),
+        runtime.handle(),
+    )?;
+    ready.serving(&format!(
+        "doppelfs target: serving on {address}, root {}",
+        options.root.display()
+    ));
+    runtime.block_on(async {
+        let term = signal(SignalKind::terminate());
+        let int = signal(SignalKind::interrupt());
+        let (Ok(mut term), Ok(mut int)) = (term, int) else {
+            stop.notified().await;
+            return;
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            () = stop.notified() => {}
+        }
+    });
+    tracing::info!("asked to end");
+    drop(server);
+    drop(answers);
+    end(target);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    Ok(())
+}
+
+/// The last answer may still hold the target for a moment.
+fn end(target: Arc<Target>) {
+    match Arc::try_unwrap(target) {
+        Ok(target) => target.stop(),
+        // Dropping it ends it too.
+        Err(shared) => drop(shared),
+    }
+}
+
+/// Is there a root that replicas can be written to?
+fn check_root(options: &TargetOptions) -> anyhow::Result<()> {
+    let root = &options.root;
+    let meta = std::fs::metadata(root).with_context(|| {
+        format!(
+            "cannot use {} as the root of replicas; create it (mkdir -p) or give another with --root",
+            root.display()
+        )
+    })?;
+    if !meta.is_dir() {
+        anyhow::bail!(
+            "{} is not a directory; give another with --root",
+            root.display()
+        );
+    }
+    Ok(())
+}
+
+struct Answers {
+    options: TargetOptions,
+    target: Arc<Target>,
+    stop: Arc<Notify>,
+}
+
+impl Handler for Answers {
+    fn handle(self: Arc<Self>, request: Request, _items: Items) -> Answer {
+        Box::pin(async move {
+            match request {
+                Request::Status => Ok(Reply::Target(Box::new(self.status()))),
+                Request::Stop => {
+                    self.stop.notify_one();
+                    Ok(Reply::Done)
+                }
+                Request::Wait { .. }
+                | Request::QueueTail { .. }
+                | Request::QueueShow
+                | Request::Stats
+                | Request::MirrorStart { .. }
+                | Request::PrepareUmount
+                | Request::AbandonUmount => Err(Refusal::new(
+                    RefusalCode::State,
+                    "this is a target; ask the source's worker",
+                )),
+            }
+        })
+    }
+}
+
+impl Answers {
+    fn status(&self) -> TargetStatus {
+        let snapshot = self.target.snapshot();
+        TargetStatus {
+            listen: snapshot.address.to_string(),
+            root: snapshot.root.display().to_string(),
+            state_dir: self.options.state_dir.display().to_string(),
+            pid: std::process::id(),
+            insecure: self.options.insecure_loopback,
+            streams: snapshot.streams.iter().map(stream).collect(),
+            error: None,
+        }
+    }
+}
+
+fn stream(snapshot: &StreamSnapshot) -> StreamStatus {
+    StreamStatus {
+        source: snapshot.source.clone(),
+        set: snapshot.set.to_string(),
+        path: snapshot.path.display().to_string(),
+        connected: snapshot.peer.is_some(),
+        history: snapshot
+            .history
+            .map(|history| history.to_string())
+            .unwrap_or_default(),
+        received_seq: snapshot.received.0,
+        applied_seq: snapshot.applied.0,
+        durable_seq: snapshot.durable.0,
+        data_state: match snapshot.data {
+            wire::DataState::Ok => DataState::Ok,
+            wire::DataState::Mirroring => DataState::Mirroring,
+            wire::DataState::Recovering => DataState::Recovering,
+            wire::DataState::MirrorRequired => DataState::MirrorRequired,
+        },
+        target_state: match snapshot.state {
+            wire::TargetState::Ok => TargetState::Ok,
+            wire::TargetState::NotLoaded => TargetState::NotLoaded,
+            wire::TargetState::PausePending => TargetState::PausePending,
+            wire::TargetState::Paused => TargetState::Paused,
+            wire::TargetState::Retrying => TargetState::Retrying,
+        },
+        stats: stats::StreamSnapshot::default(),
+        error: snapshot.error.clone(),
+    }
+}
