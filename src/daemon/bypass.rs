@@ -37,6 +37,10 @@ pub(super) fn find(dir: &Path) -> Vec<Bypass> {
             continue;
         }
         let proc = entry.path();
+        // A kernel thread has no program, and opens no files of ours.
+        if fs::read_link(proc.join("exe")).is_err() {
+            continue;
+        }
         let namespace = fs::read_link(proc.join("ns/mnt")).ok();
         let hit = reach(&proc, dir).or_else(|| {
             let other =
