@@ -7,3 +7,6 @@
 
 mod journal_basic;
 mod journal_support;
+mod link_flow;
+mod link_support;
+mod wire_codec;
