@@ -122,6 +122,9 @@ pub enum Error {
     /// A newer connection of the same source took over.
     #[error("a newer connection of this source took over")]
     Fenced,
+    /// The receiver's thread ended on an internal error; the source connects again.
+    #[error("the receiver has stopped on an internal error (see the target's log)")]
+    Panicked,
     /// [`super::Target::stop`] was called.
     #[error("the target is stopping")]
     Stopping,
@@ -169,6 +172,7 @@ impl Error {
             | Error::Listen { .. }
             | Error::NotLoopback { .. }
             | Error::Thread { .. }
+            | Error::Panicked
             | Error::Applier { .. } => RefuseCode::Failed,
         };
         let text = self.to_string();

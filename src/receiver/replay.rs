@@ -77,6 +77,8 @@ struct Replay {
     apply_retry: Retry,
     save_retry: Retry,
     unsaved: Unsaved,
+    /// The last checkpoint known; the applier's own answer may wait for one under way.
+    durable: Seq,
     saver: Saver,
     /// The session and mirror that the source has been told is done.
     told_done: Option<(u64, u64)>,
@@ -117,7 +119,22 @@ impl Saver {
 }
 
 /// Runs until the stream stops.
-pub(super) fn run(stream: &Arc<Stream>) {
+fn run(stream: &Arc<Stream>) {
+    let body = std::panic::AssertUnwindSafe(|| open_and_run(stream));
+    // A panic takes this stream out of service, visibly, and no other.
+    let panicked = std::panic::catch_unwind(body).is_err();
+    stream.post(|board| {
+        if panicked {
+            let text =
+                "the applier has stopped on an internal error (see the log); restart the target";
+            board.apply_error = Some(text.into());
+            board.opened = false;
+        }
+        board.ended = true;
+    });
+}
+
+fn open_and_run(stream: &Arc<Stream>) {
     let mut retry = Retry::default();
     while let Some(attempt) = attempt_open(stream, &mut retry) {
         if let Ok(mut replay) = attempt {
@@ -126,7 +143,6 @@ pub(super) fn run(stream: &Arc<Stream>) {
             break;
         }
     }
-    stream.post(|board| board.ended = true);
 }
 
 /// `None`: the stream stops.
@@ -168,6 +184,7 @@ impl Replay {
             apply_retry: Retry::default(),
             save_retry: Retry::default(),
             unsaved: Unsaved::default(),
+            durable: Seq::ZERO,
             saver,
             told_done: None,
         };
@@ -195,6 +212,7 @@ impl Replay {
             self.reader = Some(journal.reader(position.seq).map_err(journal_failed)?);
         }
         let durable = self.applier.durable();
+        self.durable = durable;
         let data = self.data();
         let mirror = self.mirror_progress();
         self.stream.post(|board| {
@@ -424,7 +442,7 @@ impl Replay {
         let mut save = None;
         if self.is_unsaved() && !self.saver.is_busy {
             let applied = self.applier.applied();
-            let asked = upto <= applied && upto > self.applier.durable();
+            let asked = upto <= applied && upto > self.durable;
             let idle = !working || self.apply_retry.at_ns > 0;
             let at = if asked {
                 self.unsaved.since_ns
@@ -500,6 +518,7 @@ impl Replay {
         if self.reader.is_none() {
             return;
         }
+        self.durable = self.durable.max(durable);
         self.stream.journal.advance(CURSOR, durable);
         self.stream
             .post(|board| board.durable = board.durable.max(durable));
@@ -561,6 +580,7 @@ impl Replay {
         self.apply_retry.succeeded();
         self.save_retry.succeeded();
         self.told_done = None;
+        self.durable = position.seq;
         self.stream.update_record(|record| record.settled = false)?;
         let journal = &self.stream.journal;
         journal.reset(position.seq).map_err(journal_failed)?;

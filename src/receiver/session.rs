@@ -269,7 +269,7 @@ async fn run(
         Err(_) => Ok(()),
         Ok(_) => tokio::select! {
             e = read_all(&mut reader, batches, &stream) => Err(e),
-            taken = &mut reported => taken.unwrap_or(Err(Error::Stopping)),
+            taken = &mut reported => taken.unwrap_or(Err(Error::Panicked)),
             e = until_ended(&mut ended) => Err(e),
         },
     };
@@ -300,7 +300,7 @@ async fn join_intake(
     let taken = if reported.is_terminated() {
         Ok(())
     } else {
-        reported.await.unwrap_or(Ok(()))
+        reported.await.unwrap_or(Err(Error::Panicked))
     };
     let joined = tokio::task::spawn_blocking(move || thread.join()).await;
     if !matches!(joined, Ok(Ok(()))) {

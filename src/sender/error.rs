@@ -95,6 +95,9 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
+    /// The connection's thread ended on an internal error. It stays down until it is started anew.
+    #[error("the connection has stopped on an internal error (see the log); restart the set")]
+    Panicked,
     /// [`super::Sender::stop`] was called.
     #[error("the connection is stopped")]
     Stopped,

@@ -28,8 +28,17 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// A session that lasted so long was a good one.
 const GOOD_SESSION_NS: u64 = 5_000_000_000;
 
-/// Runs until the sender is stopped.
+/// Runs until the sender is stopped. A panic stops this connection, visibly, and no other.
 pub(super) fn run(shared: &Arc<Shared>) {
+    let body = std::panic::AssertUnwindSafe(|| run_sessions(shared));
+    if std::panic::catch_unwind(body).is_err() {
+        shared.end_session(Error::Panicked);
+        shared.stop();
+        shared.close_session(false);
+    }
+}
+
+fn run_sessions(shared: &Arc<Shared>) {
     resume(shared);
     let mut pause = BACKOFF_MIN;
     let mut jump_required = false;
@@ -85,6 +94,7 @@ fn needs_jump(error: &Error) -> bool {
         | Error::Protocol { .. }
         | Error::Mirror { .. }
         | Error::Thread { .. }
+        | Error::Panicked
         | Error::Stopped => false,
     }
 }

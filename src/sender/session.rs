@@ -117,6 +117,7 @@ fn take(shared: &Shared, message: Message) -> Result<(), Error> {
         Message::Ack(ack) => {
             let durable = shared.acknowledge(ack)?;
             options.journal.advance(&options.cursor(), durable);
+            shared.announce();
             Ok(())
         }
         Message::Want(want) => {

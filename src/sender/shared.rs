@@ -156,7 +156,8 @@ impl Shared {
     /// connection.
     pub(super) fn end_session(&self, error: Error) {
         let mut inner = self.inner.lock();
-        let told = matches!(error, Error::Refused { .. } | Error::Stopped);
+        let told = matches!(error, Error::Refused { .. })
+            || (matches!(error, Error::Stopped) && !matches!(inner.end, Some(Error::Panicked)));
         if inner.end.is_none() || told {
             inner.end = Some(error);
         }
@@ -244,7 +245,7 @@ impl Shared {
         self.wire_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Takes an answer; the record durable on the target.
+    /// Takes an answer; the record durable on the target. [`Shared::announce`] follows.
     pub(super) fn acknowledge(&self, ack: Ack) -> Result<Seq, Error> {
         let mut inner = self.inner.lock();
         let marks = inner.marks;
@@ -282,10 +283,13 @@ impl Shared {
         if ack.last_path.is_some() {
             inner.last_path = ack.last_path;
         }
-        drop(inner);
+        Ok(ack.durable)
+    }
+
+    /// The answer taken is complete, cursor included: wakes who waits for it.
+    pub(super) fn announce(&self) {
         self.changed.notify_all();
         self.publish();
-        Ok(ack.durable)
     }
 
     /// Somebody waits until everything up to `upto` is durable.

@@ -18,3 +18,6 @@ mod passthrough;
 mod scratch;
 mod sync;
 mod trees;
+mod link_flow;
+mod link_support;
+mod wire_codec;
