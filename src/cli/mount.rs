@@ -100,7 +100,7 @@ fn serve_or_start(
 
 /// The command line of the worker: the same settings, with all paths made absolute.
 fn worker_words(options: &MountOptions, settings: &Settings) -> Vec<OsString> {
-    let mut words: Vec<OsString> = vec!["mount".into(), "--foreground".into()];
+    let mut words: Vec<OsString> = vec!["mount".into(), "--ready-on-stdin".into()];
     for (key, value) in settings.pairs() {
         let text = match (key, value) {
             ("foreground" | "sloppy" | "run-dir" | "state" | "queue-dir", _) => continue,

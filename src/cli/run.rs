@@ -321,7 +321,7 @@ fn choose_set(run_dir: &Path, name: Option<&str>) -> anyhow::Result<Service> {
             anyhow::bail!("there are several sets, name one: {}", names.join(", "))
         }
         (None, _) => anyhow::bail!(
-            "no set is mounted (no control socket in {}); `doppelfs mount DIR` protects a directory",
+            "no set is mounted (no control socket in {}); `doppelfs mount DIR` protects one",
             run_dir.display()
         ),
     }

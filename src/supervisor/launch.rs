@@ -47,8 +47,8 @@ fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> La
     }
 }
 
-/// Starts `program` with `arguments` and `--ready-on-stdin`, its output added to `log`, and returns
-/// the line that it says when it serves. The pipe for that is its standard input, which no other
+/// Starts `program`, its output added to `log`, and returns the line that it says when it serves.
+/// The pipe for that is its standard input (as for [`super::Ready::on_stdin`]), which no other
 /// process that we start meanwhile can inherit by chance.
 ///
 /// # Errors
@@ -75,7 +75,6 @@ pub fn start_worker(
     let (reader, writer) = std::io::pipe().map_err(io("make a pipe for", program))?;
     let mut child = Command::new(program)
         .args(arguments)
-        .arg("--ready-on-stdin")
         .current_dir("/")
         .stdin(writer)
         .stdout(output)
