@@ -5,6 +5,7 @@ mod cli_commands;
 mod cli_helpers;
 mod cli_render;
 mod cli_scratch;
+mod cli_umount;
 mod config;
 mod control;
 mod stats;
