@@ -189,7 +189,9 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             compare::compare(&left, &right, options, json, entrances.compare)
         }
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut command(), "doppelfs", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "doppelfs", &mut script);
+            std::io::stdout().write_all(&script)?;
             Ok(Outcome::Yes)
         }
         other => Err(planned(&other)),

@@ -2,7 +2,6 @@
 //! Method: the program itself, with workers that only talk behind its sockets.
 
 use crate::cli_scratch::{Ran, Scratch, Talker, doppelfs, run, runtime, serve};
-use doppelfs::cli::users_of;
 use doppelfs::control::status::TargetStatus;
 use doppelfs::control::{Answer, CursorLine, Handler, Items, QueueLine, Reply, Request};
 use doppelfs::control::{SegmentLine, Server, Service};
@@ -383,23 +382,68 @@ fn mount_refuses_before_it_changes_anything() {
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
 }
 
+/// Runs the program in a mount namespace of its own, after `prepare`.
+fn run_apart(scratch: &Scratch, prepare: &str, words: &str) -> Option<Ran> {
+    let program = env!("CARGO_BIN_EXE_doppelfs");
+    let script = format!("{prepare} || exit 77; exec {program} {words}");
+    let output = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", &script])
+        .env("DOPPELFS_RUN_DIR", scratch.path().join("run"))
+        .output()
+        .ok()?;
+    let ran = Ran::of(&output);
+    if ran.code == 77 || ran.err.contains("unshare") {
+        eprintln!("SKIPPED: no mount namespace here: {}", ran.err);
+        return None;
+    }
+    Some(ran)
+}
+
 #[test]
-fn users_of_a_tree_are_found_by_what_they_hold() {
+fn without_dev_fuse_nothing_is_half_done() {
     let scratch = Scratch::new();
-    let inside = scratch.dir("tree/deep");
-    let _open = std::fs::File::create(inside.join("file")).unwrap();
-    let mut sleeper = std::process::Command::new("sleep")
-        .arg("1000")
-        .current_dir(&inside)
-        .spawn()
-        .unwrap();
-    // The directory is changed between fork and exec, so it is there when spawn returns.
-    let users = users_of(&scratch.path().join("tree"), &[]);
-    let found = |pid, how| users.iter().any(|u| u.pid == pid && u.how == how);
-    assert!(found(sleeper.id(), "cwd"), "{users:?}");
-    assert!(found(std::process::id(), "open"), "{users:?}");
-    let except = users_of(&scratch.path().join("tree"), &[sleeper.id()]);
-    assert!(except.iter().all(|u| u.pid != sleeper.id()));
-    sleeper.kill().unwrap();
-    sleeper.wait().unwrap();
+    let dir = scratch.dir("data");
+    let words = format!(
+        "mount {} --state {}/state",
+        dir.display(),
+        scratch.path().display()
+    );
+    let Some(ran) = run_apart(&scratch, "mount -t tmpfs none /dev", &words) else {
+        return;
+    };
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("there is no /dev/fuse"), "{}", ran.err);
+    assert!(!scratch.path().join("state").exists());
+}
+
+#[test]
+fn without_root_nothing_is_half_done() {
+    let scratch = Scratch::new();
+    let dir = scratch.dir("data");
+    let words = format!(
+        "mount {} --state {}/state",
+        dir.display(),
+        scratch.path().display()
+    );
+    let program = env!("CARGO_BIN_EXE_doppelfs");
+    // The program may lie where only root may look: a descriptor of it will do.
+    let script = format!(
+        "exec 3< {program}; exec setpriv --reuid 65534 --regid 65534 --clear-groups \
+         /proc/self/fd/3 {words}"
+    );
+    let output = doppelfs_sh(&script);
+    if output.err.contains("setpriv") {
+        eprintln!("SKIPPED: cannot be another user here: {}", output.err);
+        return;
+    }
+    assert_eq!(output.code, 2);
+    assert!(output.err.contains("mounting needs root"), "{}", output.err);
+    assert!(!scratch.path().join("state").exists());
+}
+
+fn doppelfs_sh(script: &str) -> Ran {
+    let output = std::process::Command::new("sh")
+        .args(["-c", script])
+        .output();
+    Ran::of(&output.unwrap())
 }

@@ -1,8 +1,8 @@
 //! Goal: who starts a worker hears whether it serves, whatever the worker does.
 //! Method: workers written in sh that speak to the pipe, or do not.
 
-use crate::cli_scratch::Scratch;
-use doppelfs::supervisor::{LaunchError, Ready, start_worker};
+use crate::cli_scratch::{Scratch, runtime};
+use doppelfs::supervisor::{EndSignal, LaunchError, Ready, start_worker, users_of};
 
 /// A worker: its standard input is the pipe.
 fn start(scratch: &Scratch, body: &str) -> Result<String, LaunchError> {
@@ -66,4 +66,45 @@ fn only_a_waiting_parent_is_told_of_a_refusal() {
     let ready = Ready::silent();
     assert!(!ready.refuse("no"));
     assert!(!Ready::on_stdout().refuse("no"));
+}
+
+#[test]
+fn users_of_a_tree_are_found_by_what_they_hold() {
+    let scratch = Scratch::new();
+    let inside = scratch.dir("tree/deep");
+    let _open = std::fs::File::create(inside.join("file")).unwrap();
+    let mut sleeper = std::process::Command::new("sleep")
+        .arg("1000")
+        .current_dir(&inside)
+        .spawn()
+        .unwrap();
+    // The directory is changed between fork and exec, so it is there when spawn returns.
+    let users = users_of(&scratch.path().join("tree"), &[]);
+    let found = |pid, how| users.iter().any(|u| u.pid == pid && u.how == how);
+    assert!(found(sleeper.id(), "cwd"), "{users:?}");
+    assert!(found(std::process::id(), "open"), "{users:?}");
+    let except = users_of(&scratch.path().join("tree"), &[sleeper.id()]);
+    assert!(except.iter().all(|u| u.pid != sleeper.id()));
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+}
+
+#[test]
+fn a_request_to_end_is_heard() {
+    let runtime = runtime();
+    let begun = std::sync::Arc::new(tokio::sync::Notify::new());
+    let told = std::sync::Arc::clone(&begun);
+    let heard = runtime.spawn(async move {
+        let mut end = EndSignal::listen().unwrap();
+        told.notify_one();
+        end.heard().await
+    });
+    runtime.block_on(begun.notified());
+    let me = std::process::id().to_string();
+    let status = std::process::Command::new("kill")
+        .args(["-TERM", &me])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(runtime.block_on(heard).unwrap(), "SIGTERM");
 }
