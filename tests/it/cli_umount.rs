@@ -154,3 +154,23 @@ fn umount_waits_until_the_worker_has_ended() {
     worker.kill().unwrap();
     worker.wait().unwrap();
 }
+
+#[test]
+fn wait_and_status_do_not_hang_on_a_mount_that_nobody_serves() {
+    let scratch = Scratch::new();
+    let Some(hollow) = Hollow::new(&scratch) else {
+        return;
+    };
+    let run_dir = scratch.dir("run");
+    let runtime = runtime();
+    let talker = Talker::named("data", &hollow.dir);
+    let _server = serve(&runtime, &run_dir, "data", talker);
+    let ran = run(&run_dir, "wait --caught-up --timeout 0.3");
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let expected = format!(
+        "dirty pages of {} are not written back",
+        hollow.dir.display()
+    );
+    assert!(ran.out.contains(&expected), "{}", ran.out);
+    assert_eq!(run(&run_dir, "status").code, 0);
+}

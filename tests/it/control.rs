@@ -193,7 +193,7 @@ fn a_worker_that_only_says_alive_is_given_up_at_the_limit() {
     let error = client
         .ask(&request, Some(Duration::from_millis(1500)))
         .unwrap_err();
-    assert!(matches!(error, Error::Silent { .. }), "{error}");
+    assert!(matches!(error, Error::Late { .. }), "{error}");
     assert!(begin.elapsed() >= Duration::from_millis(1400));
     assert!(begin.elapsed() < Duration::from_secs(30));
 }
