@@ -228,9 +228,9 @@ pub(super) struct MountArgs {
     /// Pass over unknown keys of -o
     #[arg(long)]
     pub(super) sloppy: bool,
-    /// Number of the pipe at which a parent waits
+    /// Standard input is the pipe at which a parent waits
     #[arg(long, hide = true)]
-    pub(super) ready_fd: Option<i32>,
+    pub(super) ready_on_stdin: bool,
 }
 
 /// What a target can do.

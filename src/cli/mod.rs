@@ -26,7 +26,6 @@ mod show;
 mod stats;
 mod target;
 mod umount;
-mod users;
 mod wait;
 
 pub use args::command;
@@ -35,4 +34,3 @@ pub use render::{Ink, bytes_text, duration_text, status_text, table};
 pub use run::{Entrances, run};
 pub use show::{collect_status, queue_line_text};
 pub use stats::{STATS_HEADER, stats_line};
-pub use users::{User, users_of};

@@ -60,12 +60,11 @@ pub(super) fn mount(
     run_dir: &Path,
     entrances: &Entrances,
 ) -> anyhow::Result<Outcome> {
-    let ready = match args.ready_fd {
-        Some(number) => {
-            supervisor::detach()?;
-            Ready::on_inherited(number).context("--ready-fd")?
-        }
-        None => Ready::on_stdout(),
+    let ready = if args.ready_on_stdin {
+        supervisor::detach()?;
+        Ready::on_stdin().context("--ready-on-stdin")?
+    } else {
+        Ready::on_stdout()
     };
     match serve_or_start(args, run_dir, entrances, &ready) {
         Ok(()) => Ok(Outcome::Yes),
@@ -89,7 +88,7 @@ fn serve_or_start(
     check_mount(&mut options, &Surroundings::look())?;
     let owner = StateOwner::new(Role::Source, options.set.as_str(), &options.dir);
     claim_state(&options.state_dir, &owner)?;
-    if options.foreground || args.ready_fd.is_some() {
+    if options.foreground || args.ready_on_stdin {
         start_log();
         return (entrances.source)(options, ready.clone());
     }
@@ -101,7 +100,7 @@ fn serve_or_start(
 
 /// The command line of the worker: the same settings, with all paths made absolute.
 fn worker_words(options: &MountOptions, settings: &Settings) -> Vec<OsString> {
-    let mut words: Vec<OsString> = vec!["mount".into(), "--foreground".into()];
+    let mut words: Vec<OsString> = vec!["mount".into(), "--ready-on-stdin".into()];
     for (key, value) in settings.pairs() {
         let text = match (key, value) {
             ("foreground" | "sloppy" | "run-dir" | "state" | "queue-dir", _) => continue,

@@ -189,7 +189,9 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             compare::compare(&left, &right, options, json, entrances.compare)
         }
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut command(), "doppelfs", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "doppelfs", &mut script);
+            std::io::stdout().write_all(&script)?;
             Ok(Outcome::Yes)
         }
         other => Err(planned(&other)),
@@ -321,7 +323,7 @@ fn choose_set(run_dir: &Path, name: Option<&str>) -> anyhow::Result<Service> {
             anyhow::bail!("there are several sets, name one: {}", names.join(", "))
         }
         (None, _) => anyhow::bail!(
-            "no set is mounted (no control socket in {}); `doppelfs mount DIR` protects a directory",
+            "no set is mounted (no control socket in {}); `doppelfs mount DIR` protects one",
             run_dir.display()
         ),
     }

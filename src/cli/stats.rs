@@ -16,7 +16,8 @@ use crate::stats::{Lag, Rates, Snapshot};
 const HEADER_EVERY: u64 = 20;
 
 /// Above the lines of [`stats_line`].
-pub const STATS_HEADER: &str = "time                    captured/s      bytes/s    queue ops    queue bytes  lag: sent | received | applied | durable (ops/bytes/seconds)";
+pub const STATS_HEADER: &str = "time                     captured/s      bytes/s    queue ops    \
+                                queue bytes  lag: sent | received | applied | durable (ops/bytes/seconds)";
 
 /// How to show.
 #[derive(Debug, Clone, Copy)]

@@ -21,7 +21,8 @@ pub(super) fn serve(mut options: TargetOptions, entrances: &Entrances) -> anyhow
         .with_context(|| format!("root directory {}", root.display()))?;
     if options.state_dir.starts_with(&options.root) {
         bail!(
-            "the state directory {} lies inside the root {}, among the replicas; move it with --state",
+            "the state directory {} lies inside the root {}, among the replicas; move it with \
+             --state",
             options.state_dir.display(),
             options.root.display()
         );

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::run::Outcome;
-use super::users::users_of;
 use crate::control::{self, Client, Reply, Request, Service};
+use crate::supervisor::users_of;
 use crate::sys;
 
 /// Processes named in the message about a busy mount.

@@ -120,6 +120,8 @@ impl Client {
         Ok(Answers {
             client: self,
             deadline_ns,
+            limit: limit.unwrap_or_default(),
+            has_heard: false,
             buffer: Vec::new(),
             reply: None,
         })
@@ -154,6 +156,8 @@ fn nanos(duration: Duration) -> u64 {
 pub struct Answers {
     client: Client,
     deadline_ns: Option<u64>,
+    limit: Duration,
+    has_heard: bool,
     buffer: Vec<u8>,
     reply: Option<Reply>,
 }
@@ -220,11 +224,19 @@ impl Answers {
         let mut patience = self.client.patience;
         if let Some(deadline) = self.deadline_ns {
             let left = Duration::from_nanos(deadline.saturating_sub(sys::monotonic_ns()));
-            if left.is_zero() {
+            if left.is_zero() && !self.has_heard {
                 return Err(self.client.silent());
             }
-            patience = patience.min(left);
+            if left.is_zero() {
+                return Err(Error::Late {
+                    service: self.client.service.to_string(),
+                    limit: self.limit,
+                });
+            }
+            // A little longer than the limit: so that its end is seen here, not taken for silence.
+            patience = patience.min(left + Duration::from_millis(1));
         }
+        let is_short = patience < self.client.patience;
         let mut stream = &self.client.stream;
         stream
             .set_read_timeout(Some(patience.max(Duration::from_millis(1))))
@@ -235,10 +247,13 @@ impl Answers {
                 service: self.client.service.to_string(),
             }),
             Ok(count) => {
+                self.has_heard = true;
                 self.buffer.extend(chunk.iter().take(count));
                 Ok(())
             }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => Ok(()),
+            // The limit ended before the patience did: the caller's loop comes back and sees it.
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && is_short => Ok(()),
             Err(e) => Err(self.client.explain(e)),
         }
     }

@@ -75,6 +75,15 @@ pub enum Error {
         /// How long was waited.
         patience: Duration,
     },
+    /// The worker lives but has not answered within the time given. Whether the request is done is
+    /// unknown.
+    #[error("{service} lives but has not answered within {limit:?}; see its log")]
+    Late {
+        /// As in [`Error::NotRunning`].
+        service: String,
+        /// How long was waited.
+        limit: Duration,
+    },
     /// The worker closed the connection before its answer was complete: it ended, or the request
     /// made it fail. Whether the request is done is unknown.
     #[error("{service} ended the conversation without an answer; see its log")]

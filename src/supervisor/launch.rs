@@ -3,10 +3,9 @@
 use std::ffi::OsString;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{PipeReader, Read};
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::sys;
 
@@ -48,8 +47,9 @@ fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> La
     }
 }
 
-/// Starts `program` with `arguments` and `--ready-fd N`, its output added to `log`, and returns
-/// the line that it says when it serves.
+/// Starts `program`, its output added to `log`, and returns the line that it says when it serves.
+/// The pipe for that is its standard input (as for [`super::Ready::on_stdin`]), which no other
+/// process that we start meanwhile can inherit by chance.
 ///
 /// # Errors
 /// [`LaunchError`]; a worker that was started has then ended.
@@ -73,18 +73,14 @@ pub fn start_worker(
         .map_err(io("open", log))?;
     let errors = output.try_clone().map_err(io("open", log))?;
     let (reader, writer) = std::io::pipe().map_err(io("make a pipe for", program))?;
-    sys::keep_across_exec(writer.as_fd()).map_err(io("make a pipe for", program))?;
     let mut child = Command::new(program)
         .args(arguments)
-        .arg("--ready-fd")
-        .arg(writer.as_raw_fd().to_string())
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(writer)
         .stdout(output)
         .stderr(errors)
         .spawn()
         .map_err(io("start", program))?;
-    drop(writer);
     if let Some(line) = hear(reader).map_err(io("hear from", program))? {
         return line.map_err(LaunchError::Refused);
     }

@@ -4,6 +4,7 @@
 //! [`start_worker`] runs this program again in a session of its own, with its output in a log, and
 //! returns when that one has said through its [`Ready`] that it serves, or why it does not. A
 //! program in the foreground has a [`Ready`], too: it prints the line, and tells a service manager.
+//! [`EndSignal`] hears when it is to end. [`users_of`] tells who uses a directory.
 //!
 //! # Invariants
 //! Whoever waits for readiness always gets an answer: the line, the error, or the end of the worker.
@@ -14,6 +15,10 @@
 
 mod launch;
 mod ready;
+mod signal;
+mod users;
 
 pub use launch::{LaunchError, detach, start_worker};
 pub use ready::Ready;
+pub use signal::EndSignal;
+pub use users::{User, users_of};

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::sync::{Mutex, Rank};
@@ -43,12 +42,12 @@ impl Ready {
         Ready::of(Waiting::Nobody)
     }
 
-    /// For a worker in the background: a parent waits at the pipe with this number.
+    /// For a worker in the background: its standard input is the pipe at which a parent waits.
     ///
     /// # Errors
-    /// The number is not open.
-    pub fn on_inherited(number: RawFd) -> std::io::Result<Ready> {
-        let pipe = File::from(sys::take_inherited(number)?);
+    /// There is no standard input.
+    pub fn on_stdin() -> std::io::Result<Ready> {
+        let pipe = File::from(sys::take_stdin()?);
         Ok(Ready::of(Waiting::Parent(pipe)))
     }
 

@@ -1,4 +1,4 @@
-//! Starting a process and waiting for one: sessions, inherited descriptors, pidfds, file locks.
+//! Starting a process and waiting for one: sessions, standard input, pidfds, file locks.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -18,22 +18,16 @@ pub fn setsid() -> io::Result<()> {
     done(unsafe { libc::setsid() }).map(drop)
 }
 
-/// Lets a program started by exec(2) have this descriptor, under the same number.
-pub fn keep_across_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: plain call on an open descriptor.
-    done(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
-}
-
-/// Takes over a descriptor that the parent process left open for us and told us the number of;
-/// the standard streams are refused, so is a number that is not open.
-pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
-    if number <= libc::STDERR_FILENO {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: plain call; a number that is not open gives EBADF.
-    done(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: it is open, and by the contract above nobody else in this process owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+/// Takes over what standard input is; `/dev/null` stands there afterwards.
+pub fn take_stdin() -> io::Result<OwnedFd> {
+    // SAFETY: plain call; a descriptor that is not open gives EBADF.
+    let copy = done(unsafe { libc::fcntl(libc::STDIN_FILENO, libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: the call just returned this new descriptor, nobody else owns it.
+    let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+    let null = std::fs::File::open("/dev/null")?;
+    // SAFETY: both are open; nothing in Rust owns the number of standard input.
+    done(unsafe { libc::dup2(null.as_raw_fd(), libc::STDIN_FILENO) })?;
+    Ok(copy)
 }
 
 /// pidfd_open(2): readable when the process has ended, and never another process of that number.

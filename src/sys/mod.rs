@@ -29,9 +29,7 @@ pub use fs::{
 };
 pub use handle::{HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
 pub use instance::{file_system_magic, mount_instance};
-pub use launch::{
-    is_file_locked, keep_across_exec, lock_file, pidfd_open, poll_readable, setsid, take_inherited,
-};
+pub use launch::{is_file_locked, lock_file, pidfd_open, poll_readable, setsid, take_stdin};
 pub use mount::{
     FuseMount, MountLine, beneath_mounts, clone_tree, fuse_open, mount_fuse, read_mounts, umount,
 };

@@ -1,5 +1,6 @@
 //! Rooms through their doors, without a mount.
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(
     unreachable_pub,
     reason = "support is shared by the modules of one binary"
@@ -7,17 +8,26 @@
 
 mod activity;
 mod capture;
+mod cli_commands;
+mod cli_helpers;
+mod cli_render;
+mod cli_scratch;
+mod cli_umount;
 mod codec;
+mod config;
+mod control;
 mod digest_equal;
 mod digest_kinds;
 mod digest_walk;
 mod journal_basic;
 mod journal_support;
+mod link_flow;
+mod link_support;
 mod passthrough;
 #[path = "../support/scratch.rs"]
 mod scratch;
+mod stats;
+mod supervisor;
 mod sync;
 mod trees;
-mod link_flow;
-mod link_support;
 mod wire_codec;

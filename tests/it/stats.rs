@@ -1,0 +1,87 @@
+//! Goal: numbers mean what their names say. Method: snapshots by hand.
+
+use doppelfs::stats::{
+    ConnectionSnapshot, OpCounters, OpCounts, Rates, Snapshot, StreamSnapshot, names,
+};
+use doppelfs::types::Kind;
+
+fn snapshot(time_ns: u64, add: u64) -> Snapshot {
+    Snapshot {
+        set: "data".to_owned(),
+        time_ns,
+        captured: OpCounts {
+            add,
+            delete: 612,
+            rename: 3,
+        },
+        captured_bytes: 3_343_432,
+        connections: vec![ConnectionSnapshot {
+            id: 1,
+            sent: OpCounts {
+                add: 611,
+                delete: 610,
+                rename: 3,
+            },
+            ..ConnectionSnapshot::default()
+        }],
+        ..Snapshot::default()
+    }
+}
+
+#[test]
+fn the_one_line_form_shows_what_is_queued_and_sent() {
+    let expected = "Que/sent add=612/611 (3343432 bytes) del=612/610 ren=3/3";
+    assert_eq!(snapshot(0, 612).one_line(), expected);
+    let line = StreamSnapshot::default().one_line();
+    assert_eq!(line, "Received add=0 del=0 rename=0 failed=0");
+}
+
+#[test]
+fn the_slowest_connection_counts_as_sent() {
+    let mut snapshot = snapshot(0, 612);
+    snapshot.connections.push(ConnectionSnapshot::default());
+    assert!(snapshot.one_line().contains("add=612/0 "));
+    snapshot.connections.clear();
+    assert!(snapshot.one_line().contains("add=612/0 "));
+}
+
+#[test]
+fn every_kind_is_counted_once() {
+    let counters = OpCounters::default();
+    for kind in Kind::ALL {
+        counters.note(kind);
+    }
+    let counts = counters.get();
+    assert_eq!((counts.delete, counts.rename), (2, 1));
+    assert_eq!(counts.total(), Kind::ALL.len() as u64);
+}
+
+#[test]
+fn a_rate_is_the_difference_over_the_time() {
+    let rates = Rates::between(&snapshot(0, 100), &snapshot(2_000_000_000, 300));
+    assert!((rates.captured_ops - 100.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_restart_between_two_snapshots_gives_no_negative_rate() {
+    let rates = Rates::between(&snapshot(0, 300), &snapshot(1_000_000_000, 100));
+    assert!(rates.captured_ops >= 0.0);
+    let rates = Rates::between(&snapshot(5, 1), &snapshot(5, 9));
+    assert!(rates.captured_ops.abs() < 1e-9);
+}
+
+#[test]
+fn every_metric_has_our_prefix_and_a_unit() {
+    let units = ["_total", "_bytes", "_seconds", "_ops"];
+    let samples = snapshot(0, 1).samples();
+    assert!(samples.iter().any(|s| s.name == names::LAG_SECONDS));
+    for sample in samples {
+        assert!(sample.name.starts_with("doppelfs_"), "{}", sample.name);
+        assert!(
+            units.iter().any(|u| sample.name.ends_with(u)),
+            "{}",
+            sample.name
+        );
+        assert_eq!(sample.labels[0], ("set", "data".to_owned()));
+    }
+}
