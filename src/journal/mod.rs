@@ -5,6 +5,7 @@ mod core;
 mod cursor;
 mod error;
 mod facts;
+mod flush;
 mod index;
 mod reader;
 mod recovery;

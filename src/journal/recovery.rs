@@ -18,6 +18,9 @@ use super::survey::Survey;
 use crate::sys;
 use crate::types::Seq;
 
+/// With less free than this the ballast is released before anything is opened.
+const FREE_BYTES_TIGHT: u64 = 1 << 20;
+
 /// What opening found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovery {
@@ -45,12 +48,15 @@ pub(super) fn open(dir: &Path, options: Options) -> Result<(Arc<Core>, Owner, Re
     let seg_dir = make_dirs(dir)?;
     let lock = lock(dir)?;
     let ballast = Ballast::new(dir);
-    let found = open_cursors(dir, &ballast)?;
+    if super::space::free_bytes(dir)? < FREE_BYTES_TIGHT {
+        ballast.release();
+    }
+    let found = Cursors::open(&dir.join("cursors"))?;
     let mut repair = Repair::new(&seg_dir, boot, found.mark);
     repair.sweep(&mut survey)?;
     let position = found.table.iter().map(|(_, _, seq)| *seq).max();
     repair.segments(&survey, position)?;
-    let opened = open_index(dir, &ballast)?;
+    let opened = index::open(&dir.join("index"))?;
     let facts = Facts::open(&dir.join("facts"))?;
     facts.mend(|key| opened.content.get(&fact_key(key)).cloned())?;
     let generation = repair.generation;
@@ -113,23 +119,6 @@ fn lock(dir: &Path) -> Result<File, Error> {
             path: dir.to_path_buf(),
         }),
     }
-}
-
-/// On a full disk the ballast makes room for the file.
-fn open_cursors(dir: &Path, ballast: &Ballast) -> Result<cursor::Found, Error> {
-    let path = dir.join("cursors");
-    match Cursors::open(&path) {
-        Err(_) if ballast.release() => Cursors::open(&path),
-        other => other,
-    }
-}
-
-/// sled writes when it opens: on a full disk into the ballast's room.
-fn open_index(dir: &Path, ballast: &Ballast) -> Result<index::Opened, Error> {
-    if super::space::free_bytes(dir)? < (1 << 20) {
-        ballast.release();
-    }
-    index::open(&dir.join("index"))
 }
 
 /// The file is right about which cursors there are; the index helps where the file is lost. Both

@@ -116,7 +116,7 @@ impl<'a> Repair<'a> {
         }
         let found = self.cut_headless_tail(&survey.segments)?;
         if found.is_empty() {
-            return self.begin_at_name(&survey.segments);
+            return self.begin_at_name(survey.segments.first());
         }
         self.take_all(found)?;
         self.scan_tail()?;
@@ -145,16 +145,16 @@ impl<'a> Repair<'a> {
     }
 
     /// Only a segment whose header never reached the disk is left: its name tells the position.
-    fn begin_at_name(&mut self, found: &[Found]) -> Result<(), Error> {
+    fn begin_at_name(&mut self, found: Option<&Found>) -> Result<(), Error> {
         self.note('I');
         self.records_lost = true;
         self.boot_changed = true;
-        let first = found.first().map_or(Seq(1), |f| f.first);
-        for f in found {
+        let first = found.map_or(Seq(1), |f| f.first);
+        if let Some(f) = found {
             self.remove(&f.path, f.size)?;
         }
-        let bytes = self.mark.map_or(0, |m| m.bytes);
-        let last = Seq(first.0.saturating_sub(1));
+        let (durable, bytes) = self.mark.map_or((Seq::ZERO, 0), |m| (m.seq, m.bytes));
+        let last = Seq(first.0.saturating_sub(1)).max(durable);
         self.durable = last;
         self.begin_segment(last, bytes, 0, 0)
     }

@@ -106,3 +106,74 @@ pub fn segment_files(dir: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// First byte of a segment's frames.
+pub const FRAMES_AT: usize = 4096;
+
+/// Offsets of the frames of a segment's file, with the file's end (or the first unsound byte) last.
+pub fn frame_offsets(bytes: &[u8]) -> Vec<usize> {
+    let mut offsets = vec![FRAMES_AT];
+    let mut at = FRAMES_AT;
+    while let Some(Ok(frame)) = bytes.get(at..).map(Frame::parse) {
+        at += frame.bytes().len();
+        offsets.push(at);
+    }
+    offsets
+}
+
+/// Lets every segment look as if an earlier boot had made it.
+pub fn change_boot(dir: &Path) {
+    for path in segment_files(dir) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[56..64].copy_from_slice(b"earlier-");
+        seal_header(&mut bytes);
+        std::fs::write(&path, bytes).unwrap();
+    }
+}
+
+/// Makes the checksum of a segment's header right again.
+pub fn seal_header(bytes: &mut [u8]) {
+    let crc = crc32c::crc32c(&bytes[..4092]);
+    bytes[4092..4096].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Turns one byte of a file around.
+pub fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 0x55;
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// What the index holds, read by sled itself.
+pub fn index_content(dir: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let db = sled::open(dir.join("index")).unwrap();
+    let pairs = db.iter().map(|pair| pair.unwrap());
+    pairs.map(|(k, v)| (k.to_vec(), v.to_vec())).collect()
+}
+
+/// A journal closed again, with this many records of about a kilobyte, all kept for cursor `one`.
+pub fn filled(scratch: &Scratch, count: u64) -> Vec<(u64, Vec<u8>)> {
+    let (journal, _) = open(&scratch.queue());
+    journal.register("one", Seq(0)).unwrap();
+    (1..=count)
+        .map(|i| {
+            let payload = vec![i as u8; 900 + i as usize];
+            (append(&journal, &payload).0, payload)
+        })
+        .collect()
+}
+
+/// Like [`filled`], made durable after the first `synced` records.
+pub fn filled_synced(scratch: &Scratch, synced: u64, count: u64) -> Vec<(u64, Vec<u8>)> {
+    let (journal, _) = open(&scratch.queue());
+    journal.register("one", Seq(0)).unwrap();
+    let mut wanted = Vec::new();
+    for i in 1..=count {
+        let payload = vec![i as u8; 900 + i as usize];
+        wanted.push((append(&journal, &payload).0, payload));
+        if i == synced {
+            assert_eq!(journal.sync().unwrap(), Seq(i));
+        }
+    }
+    wanted
+}

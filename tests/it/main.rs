@@ -6,4 +6,5 @@
 )]
 
 mod journal_basic;
+mod journal_recovery;
 mod journal_support;
