@@ -6,5 +6,6 @@
 )]
 
 mod journal_basic;
+mod journal_model;
 mod journal_recovery;
 mod journal_support;
