@@ -104,7 +104,7 @@ impl Core {
 }
 
 /// The mark that says: durable up to here.
-fn mark_at(segment: &Segment, end: Point) -> Mark {
+pub(super) fn mark_at(segment: &Segment, end: Point) -> Mark {
     Mark {
         generation: segment.header.generation,
         seq: end.seq,

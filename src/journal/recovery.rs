@@ -53,8 +53,13 @@ pub(super) fn open(dir: &Path, options: Options) -> Result<(Arc<Core>, Owner, Re
     }
     let found = Cursors::open(&dir.join("cursors"))?;
     let mut repair = Repair::new(&seg_dir, boot, found.mark);
-    repair.sweep(&mut survey)?;
-    let position = found.table.iter().map(|(_, _, seq)| *seq).max();
+    let generations = found.table.iter().map(|(_, generation, _)| *generation);
+    repair.sweep(&mut survey, generations.max())?;
+    let of_now = found
+        .table
+        .iter()
+        .filter(|(_, g, _)| *g == repair.generation);
+    let position = of_now.map(|(_, _, seq)| *seq).max();
     repair.segments(&survey, position)?;
     let opened = index::open(&dir.join("index"))?;
     let facts = Facts::open(&dir.join("facts"))?;

@@ -86,14 +86,21 @@ impl<'a> Repair<'a> {
     }
 
     /// Removes what a crash left half made, and segments from before a reset.
-    pub(super) fn sweep(&mut self, survey: &mut Survey) -> Result<(), Error> {
+    /// `of_cursors` is the newest generation among them.
+    pub(super) fn sweep(
+        &mut self,
+        survey: &mut Survey,
+        of_cursors: Option<u64>,
+    ) -> Result<(), Error> {
         for path in survey.leftovers.drain(..) {
             std::fs::remove_file(&path).map_err(io("unlink", &path))?;
             self.note('J');
         }
         let sound = survey.segments.iter().filter_map(|f| f.header.as_ref());
         let newest = sound.map(|h| h.generation).max();
-        self.generation = newest.unwrap_or(self.generation);
+        // Without any header left, what is known otherwise.
+        let otherwise = self.generation.max(of_cursors.unwrap_or(0));
+        self.generation = newest.unwrap_or(otherwise);
         let generation = self.generation;
         let is_old = |f: &Found| f.header.as_ref().is_some_and(|h| h.generation < generation);
         let old: Vec<Found> = survey.segments.extract_if(.., |f| is_old(f)).collect();
@@ -375,6 +382,9 @@ impl<'a> Repair<'a> {
             tracing::warn!(path = %path.display(), at = found.end.offset, "tail cut");
         }
         segment.publish(found.end);
+        if found.end.records == 0 {
+            segment.note_first_time(0);
+        }
         Ok(())
     }
 

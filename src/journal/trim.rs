@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use super::core::{Core, Journal, cursor_key, cursor_value, segment_key};
 use super::error::{Error, io};
 use super::facts::sync_dir;
-use super::segment::{HEADER_BYTES, Header, Segment};
+use super::flush::mark_at;
+use super::segment::{HEADER_BYTES, Header, Point, Segment};
 use crate::types::Seq;
 
 /// An active segment larger than this is sealed when everything in it has been consumed.
@@ -153,6 +154,12 @@ impl Journal {
             core.active_bytes.store(0, Ordering::Relaxed);
             core.drop_generations_before(&new)
         };
+        // Flushed with the cursors; positions of before the reset are void then.
+        let mark = {
+            let tail = core.tail.lock();
+            mark_at(&tail.segment, Point::start(&tail.segment.header))
+        };
+        core.cursors.save_mark(&mark)?;
         let names = core.cursors.all();
         core.cursors.settle(Default::default(), core.generation())?;
         for (name, _) in names {
