@@ -23,6 +23,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// sled is not worth a slower start than this; a fresh index is made then.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 
+const LOCK_ATTEMPTS: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Keys and values.
 pub(super) type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -226,8 +229,10 @@ fn start_without(dir: &Path) -> Result<Opened, Error> {
 /// Renames the directory so that a new one can be made; the newest of these is kept.
 fn set_aside(dir: &Path) -> Result<(), Error> {
     let aside = dir.with_extension("aside");
-    if aside.exists() {
+    if aside.is_dir() {
         std::fs::remove_dir_all(&aside).map_err(io("remove", &aside))?;
+    } else if aside.exists() {
+        std::fs::remove_file(&aside).map_err(io("remove", &aside))?;
     }
     match std::fs::rename(dir, &aside) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("rename", dir)(e)),
@@ -235,7 +240,22 @@ fn set_aside(dir: &Path) -> Result<(), Error> {
     }
 }
 
+/// sled's threads hold its lock for a moment after its value was dropped, and nobody tells when
+/// they let go. The journal's own lock says that no other process has it.
 fn open_sled(dir: &Path) -> Result<(sled::Db, Content), String> {
+    let mut opened = try_open_sled(dir);
+    for _ in 0..LOCK_ATTEMPTS {
+        match &opened {
+            Err(cause) if cause.contains("could not acquire lock") => {}
+            _ => break,
+        }
+        std::thread::park_timeout(LOCK_PAUSE);
+        opened = try_open_sled(dir);
+    }
+    opened
+}
+
+fn try_open_sled(dir: &Path) -> Result<(sled::Db, Content), String> {
     let config = sled::Config::new()
         .path(dir)
         .cache_capacity(CACHE_BYTES)

@@ -18,11 +18,26 @@ const FILE: FileId = FileId {
 pub struct Scratch(PathBuf);
 
 impl Scratch {
+    /// In memory where that is possible: what is tested here does not depend on the disk.
     pub fn new(name: &str) -> Scratch {
+        let memory = Path::new("/dev/shm");
+        let is_writable = std::fs::write(memory.join("doppelfs-probe"), b"").is_ok();
+        if is_writable {
+            Scratch::below(memory, name)
+        } else {
+            Scratch::on_disk(name)
+        }
+    }
+
+    pub fn on_disk(name: &str) -> Scratch {
+        Scratch::below(&std::env::temp_dir(), name)
+    }
+
+    fn below(parent: &Path, name: &str) -> Scratch {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("doppelfs-journal-{}-{count}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = parent.join(name);
         std::fs::create_dir_all(&path).unwrap();
         Scratch(path)
     }
@@ -162,7 +177,16 @@ pub fn flip(path: &Path, at: usize) {
 
 /// What the index holds, read by sled itself.
 pub fn index_content(dir: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let db = sled::open(dir.join("index")).unwrap();
+    // sled's threads hold its lock for a moment after it was dropped.
+    let db = loop {
+        match sled::open(dir.join("index")) {
+            Ok(db) => break db,
+            Err(e) if e.to_string().contains("could not acquire lock") => {
+                std::thread::yield_now();
+            }
+            Err(e) => panic!("{e}"),
+        }
+    };
     let pairs = db.iter().map(|pair| pair.unwrap());
     pairs.map(|(k, v)| (k.to_vec(), v.to_vec())).collect()
 }

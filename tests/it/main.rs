@@ -6,6 +6,7 @@
 )]
 
 mod journal_basic;
+mod journal_full_disk;
 mod journal_model;
 mod journal_recovery;
 mod journal_support;
