@@ -1,4 +1,35 @@
 //! Opening: what a crash left, and what is made of it.
+//!
+//! Everything is looked at before anything is touched. Then only what a crash can have damaged is
+//! scanned: after a crash of the process the last segment, after one of the host every segment that was
+//! not durable as a whole (a backlog is flushed in the background, so these are few).
+//! [`Recovery::letters`] names the rows that applied.
+//!
+//! | | found | done | records lost |
+//! |---|---|---|---|
+//! | A | nothing | an empty journal at position 0, durable | no |
+//! | B | same boot, the tail ends with a record | nothing | no |
+//! | C | same boot, the tail ends inside a record | cut at its start: it was never acknowledged | no |
+//! | D | the tail ends inside a group | cut at the group's start | no |
+//! | E | same boot, no sound record somewhere in the tail, beyond the synced mark | cut there | yes |
+//! | F | another boot | what is sound is flushed, a new segment is begun that says so | perhaps |
+//! | G | another boot, the sound records end before the bytes do | cut there, later segments removed: after a hole there is no order | yes |
+//! | H | no sound record, but before the synced mark | kept; scanned on from the mark; readers report the damage | no |
+//! | I | last segments without a readable header | removed; if none is left, the name tells the position | yes |
+//! | J | files never finished; segments from before a reset | removed | no |
+//! | K | a segment missing or headless before others | kept; readers report it | no |
+//! | L | no segment, but cursors or a mark | empty at the highest position known | yes |
+//! | M | no index, or one that does not open | made from the files; an old one is set aside | no |
+//! | N | no cursor file | made from the index | no |
+//! | O | files that are not ours, or of a newer format | [`Error::Foreign`], [`Error::UnknownVersion`], nothing touched | no |
+//! | P | somebody else has it open | [`Error::Locked`], nothing touched | no |
+//!
+//! "Records lost" means that numbers which had been given would be given again. That, and another
+//! boot, is for the owner of the stream to answer with a new history.
+//!
+//! Why is a bad record inside the tail the end of it (E, G), and not skipped? Behind a hole nothing is a
+//! prefix any more. Why is it kept before the mark (H, K)? There it is no crash but a broken disk, and
+//! cutting would hide it together with all that follows.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
