@@ -283,8 +283,15 @@ impl<'a> Repair<'a> {
         let last = self.kept.len().saturating_sub(1);
         let mut index = last;
         if self.boot_changed {
-            let is_due = |s: &Arc<Segment>| !s.is_sealed() || s.last() > self.durable;
-            index = self.kept.iter().position(is_due).unwrap_or(last);
+            let is_due = |(index, s): (usize, &Arc<Segment>)| {
+                // Its end was not known without the header that was lost.
+                let is_guessed = self.kept.get(index + 1).is_some_and(|next| next.is_damaged);
+                !s.is_sealed()
+                    || s.last() > self.durable
+                    || (is_guessed && s.last() == self.durable)
+            };
+            let mut all = self.kept.iter().enumerate();
+            index = all.position(is_due).unwrap_or(last);
         }
         while let Some(segment) = self.kept.get(index).cloned() {
             if !self.scan_one(&segment)? {

@@ -115,6 +115,26 @@ fn g_after_another_boot_the_first_hole_ends_the_prefix_and_later_segments_go() {
     assert_eq!(contents(&journal, Seq(0)), wanted[..first - 1 + 3]);
 }
 
+/// Found by the random test: where the first segment ends was taken from a header that was lost.
+#[test]
+fn g_lost_header_right_after_the_synced_mark_ends_the_prefix_there() {
+    let probe = Scratch::new("probe");
+    filled(&probe, 100);
+    let (journal, _) = open(&probe.queue());
+    let last = journal.catalogue()[0].sealed.unwrap().last.0;
+    let scratch = Scratch::new("G2");
+    let mut wanted = filled_synced(&scratch, last, 100);
+    let path = segment_files(&scratch.queue()).remove(1);
+    flip(&path, 30);
+    change_boot(&scratch.queue());
+    let (journal, recovery) = reopen(&scratch, "FGK");
+    assert!(recovery.records_lost);
+    wanted.truncate(last as usize);
+    wanted.push((append(&journal, b"x").0, b"x".to_vec()));
+    assert_eq!(contents(&journal, Seq(0)), wanted);
+    assert_eq!(journal.usage().records, last + 1);
+}
+
 #[test]
 fn h_damage_in_what_was_durable_stays_for_the_reader_to_report() {
     let scratch = Scratch::new("H");
