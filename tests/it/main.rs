@@ -1,6 +1,7 @@
 //! Rooms through their doors, without a mount.
 #![allow(missing_docs, reason = "tests")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(
     unreachable_pub,
     reason = "support is shared by the modules of one binary"
@@ -20,6 +21,9 @@ mod digest_equal;
 mod digest_kinds;
 mod digest_walk;
 mod journal_basic;
+mod journal_full_disk;
+mod journal_model;
+mod journal_recovery;
 mod journal_support;
 mod link_flow;
 mod link_support;
