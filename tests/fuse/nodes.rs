@@ -152,7 +152,7 @@ fn queue_tail_shows_each_write_rename_and_unlink_as_one_line() {
     std::fs::remove_file(fixture.path("two")).expect("unlink");
     let tail = fixture
         .doppelfs()
-        .args(["queue", "tail", "data", "--json"])
+        .args(["queue", "tail", "data", "--json", "--count", "20"])
         .succeed()
         .stdout;
     let lines: Vec<serde_json::Value> = tail

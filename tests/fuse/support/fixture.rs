@@ -253,7 +253,7 @@ impl Drop for Fixture {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("target log:\n{}", self.target.log());
-            print_logs(&self.state);
+            print_logs(&self.state.join("log"));
         }
         if self.is_mounted() {
             let pids = self.find_set().map(|set| set.pids()).unwrap_or_default();
