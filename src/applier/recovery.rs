@@ -201,6 +201,7 @@ impl<R: Replica> Applier<R> {
             seq: resume.done,
         });
         self.doubt = resume.intent > resume.done;
+        self.barrier = resume.barrier;
         if self.doubt {
             self.recovering_until = resume.intent;
         }
