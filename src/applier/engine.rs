@@ -11,7 +11,7 @@ use super::error::{Error, Fault, tells_divergence};
 use super::ledger::{Ledger, Meta, SledLedger};
 use super::map::Map;
 use super::recovery::{Backlog, Recovered};
-use super::replica::{Inode, InodeKind, Replica};
+use super::replica::{Inode, InodeKind, Marker, Object, Replica};
 use super::table::{Identity, Table};
 use super::wants::Wants;
 
@@ -382,7 +382,25 @@ impl<R: Replica> Applier<R> {
         };
         let limbo = self.replica.limbo();
         let history = position.history;
-        self.replica.mark(Position { history, seq }).at(limbo)
+        let marker = Marker {
+            position: Position { history, seq },
+            moving: None,
+        };
+        self.replica.mark(marker).at(limbo)
+    }
+
+    /// Before a rename whose two ends cannot tell whether it was done: remembers who moves.
+    pub(super) fn mark_moving(&mut self, object: Object) -> Result<(), Fault> {
+        use super::error::At;
+        let Some(position) = self.meta.position.filter(|_| self.keeps_order) else {
+            return Ok(());
+        };
+        let limbo = self.replica.limbo();
+        let marker = Marker {
+            position,
+            moving: Some(object),
+        };
+        self.replica.mark(marker).at(limbo)
     }
 
     pub(super) fn complete(&mut self, record: &Record<'_>, fault: Fault) -> Error {
@@ -451,7 +469,10 @@ impl<R: Replica> Applier<R> {
         let (committed, _) = self.achieved.get();
         let seq = self.applied();
         if let Some(position) = self.meta.position.filter(|_| self.keeps_order) {
-            let marked = self.replica.mark(position);
+            let marked = self.replica.mark(Marker {
+                position,
+                moving: None,
+            });
             marked.map_err(|source| Error::Sync { source })?;
         }
         let syncer = self.replica.syncer();
@@ -517,7 +538,8 @@ impl<R: Replica> Applier<R> {
         self.meta_changed = false;
         self.make_job()?.run()?;
         let identity = self.identity();
-        self.table.begin(identity, position.history, position.seq)
+        let at = (position.history, position.seq);
+        self.table.begin(identity, at, Seq::ZERO)
     }
 
     pub(super) fn identity(&self) -> Identity {

@@ -2,8 +2,9 @@
 //! changes since the last checkpoint, on a tmpfs.
 //!
 //! # Layout
-//! `applied`: nine 64-bit words: magic, token of the ledger, boot, mount instance of the replica,
-//! history (low, high), intent, done, barrier. The magic is stored last and cleared first.
+//! `applied`: ten 64-bit words: magic, token of the ledger, boot, mount instance of the replica,
+//! history (low, high), intent, done, barrier,
+//! recovering. The magic is stored last and cleared first.
 //!
 //! `changes.<number>`: records, in the order of operations. A new file begins at each checkpoint;
 //! those that a durable checkpoint covers are removed. A record (little-endian): u32 length of what
@@ -38,7 +39,8 @@ const WORD_HISTORY_HIGH: usize = 5;
 const WORD_INTENT: usize = 6;
 const WORD_DONE: usize = 7;
 const WORD_BARRIER: usize = 8;
-const WORD_COUNT: usize = 9;
+const WORD_RECOVERING: usize = 9;
+const WORD_COUNT: usize = 10;
 
 const CHANGE_BYTES: usize = ID_BYTES + 1 + HELD_BYTES;
 const RECORD_HEAD_BYTES: usize = 8;
@@ -58,6 +60,8 @@ pub(super) struct Resume {
     pub(super) done: Seq,
     /// A checkpoint must come before the next operation.
     pub(super) barrier: bool,
+    /// Until this is applied the replica may hold effects of later operations.
+    pub(super) recovering: Seq,
 }
 
 /// One operation's changes, read back.
@@ -141,6 +145,7 @@ impl Table {
             intent: Seq(words.load(WORD_INTENT)),
             done: Seq(words.load(WORD_DONE)),
             barrier: words.load(WORD_BARRIER) != 0,
+            recovering: Seq(words.load(WORD_RECOVERING)),
         });
         let table = Table {
             dir: dir.to_owned(),
@@ -187,8 +192,8 @@ impl Table {
     pub(super) fn begin(
         &mut self,
         identity: Identity,
-        history: History,
-        done: Seq,
+        (history, done): (History, Seq),
+        recovering: Seq,
     ) -> Result<(), Error> {
         self.invalidate();
         for number in log_numbers(&self.dir)? {
@@ -205,6 +210,7 @@ impl Table {
         self.words.store(WORD_HISTORY_LOW, low);
         self.words.store(WORD_HISTORY_HIGH, high);
         self.words.store(WORD_BARRIER, 0);
+        self.words.store(WORD_RECOVERING, recovering.0);
         self.words.store(WORD_INTENT, done.0);
         self.words.store(WORD_DONE, done.0);
         self.words.store(WORD_MAGIC, MAGIC);

@@ -64,7 +64,9 @@ fn killed_everywhere(seed: u64, planted: Option<&str>) {
         while let Err(error) = rig.catch_up() {
             assert!(rig.is_dead(), "seed {seed} op {index} {op:?}: {error}");
             if planted == Some("position is lost") {
-                let earlier = rig.journal[rig.journal.len().saturating_sub(6)].header().seq;
+                let earlier = rig.journal[rig.journal.len().saturating_sub(6)]
+                    .header()
+                    .seq;
                 rig.undo_done(earlier);
             }
             let recovered = rig.open().unwrap();
@@ -85,7 +87,12 @@ fn killed_everywhere(seed: u64, planted: Option<&str>) {
                 panic!("seed {seed} op {index} {op:?} done twice: {error}");
             }
         }
-        check(&source, &rig, Depth::All, &format!("seed {seed} op {index} {op:?}"));
+        check(
+            &source,
+            &rig,
+            Depth::All,
+            &format!("seed {seed} op {index} {op:?}"),
+        );
         assert_eq!(rig.applier().data_state(), DataState::Ok);
         rig.checkpoint_sometimes(&mut rng);
     }
@@ -98,7 +105,9 @@ fn process_killed_at_every_operation_resumes_exactly() {
 
 #[test]
 fn planted_loss_of_the_position_is_found() {
-    let found = count_failures(0..10, |seed| killed_everywhere(seed, Some("position is lost")));
+    let found = count_failures(0..10, |seed| {
+        killed_everywhere(seed, Some("position is lost"))
+    });
     assert!(found >= 9, "found in {found} of 10");
 }
 
@@ -130,7 +139,10 @@ fn process_killed_at_every_call_resumes_exactly() {
                 if interrupted {
                     rig.open().unwrap();
                     if let Err(error) = rig.catch_up() {
-                        panic!("seed {seed} op {index} call {call}: {error}: {:?}", made.0.op);
+                        panic!(
+                            "seed {seed} op {index} call {call}: {error}: {:?}",
+                            made.0.op
+                        );
                     }
                 }
                 rig.unlight();

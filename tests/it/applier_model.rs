@@ -384,15 +384,17 @@ impl Source {
     }
 
     fn set_xattr(&mut self) -> Option<Made> {
-        let ino = self.pick(|world, ino| {
-            matches!(world.things[&ino].node, Node::File | Node::Dir)
-        })?;
+        let ino =
+            self.pick(|world, ino| matches!(world.things[&ino].node, Node::File | Node::Dir))?;
         let key = format!("user.k{}", self.rng.random_range(0..3)).into_bytes();
         let value = self.bytes(8);
         let thing = self.world.things.get_mut(&ino)?;
         let id = id_of(ino);
         if thing.xattrs.remove(&key).is_some() {
-            return Some((self.about(Op::RemoveXattr { id, name: key }, ino), Vec::new()));
+            return Some((
+                self.about(Op::RemoveXattr { id, name: key }, ino),
+                Vec::new(),
+            ));
         }
         thing.xattrs.insert(key.clone(), value.clone());
         Some((self.about(Op::SetXattr { id, name: key }, ino), value))

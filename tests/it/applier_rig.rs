@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use doppelfs::applier::{
-    Applier, Backlog, Change, CheckpointJob, Error, Held, Inode, Ledger, Meta, Moving, Object,
-    Place, Range, Recovered, Replica, Syncer,
+    Applier, Backlog, Change, CheckpointJob, Error, Held, Inode, Ledger, Marker, Meta, Moving,
+    Object, Place, Range, Recovered, Replica, Syncer,
 };
 use doppelfs::codec::Frame;
 use doppelfs::sys::SharedWords;
-use doppelfs::types::{Attrs, FileId, History, Name, Node, Position, Seq, Time, Xattr};
+use doppelfs::types::{Attrs, FileId, History, Name, Node, Seq, Time, Xattr};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -20,7 +20,11 @@ pub const HISTORY: History = History(0xfeed);
 
 /// Seed of a case: `DOPPELFS_SEED` runs just that one.
 pub fn seeds(base: u64, default: u64) -> Vec<u64> {
-    let number = |name| std::env::var(name).ok().and_then(|v: String| v.parse().ok());
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|v: String| v.parse().ok())
+    };
     match number("DOPPELFS_SEED") {
         Some(seed) => vec![seed],
         None => {
@@ -221,10 +225,10 @@ impl<R: Replica> Replica for Mortal<R> {
     fn forget(&mut self, object: Object) {
         self.inner.forget(object);
     }
-    fn mark(&mut self, position: Position) -> io::Result<()> {
+    fn mark(&mut self, position: Marker) -> io::Result<()> {
         self.burn(|r| r.mark(position))
     }
-    fn marked(&mut self) -> io::Result<Option<Position>> {
+    fn marked(&mut self) -> io::Result<Option<Marker>> {
         self.look(|r| r.marked())
     }
     fn syncer(&self) -> io::Result<Syncer> {
@@ -379,7 +383,7 @@ impl<R: Replica + Clone> Rig<R> {
     /// What dies between noting an operation and saying that it is done.
     pub fn undo_done(&mut self, before: Seq) {
         self.applier = None;
-        let words = SharedWords::open(&self.table.0.join("applied"), 9).unwrap();
+        let words = SharedWords::open(&self.table.0.join("applied"), 10).unwrap();
         words.store(7, before.0);
     }
 

@@ -5,10 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use doppelfs::applier::{
-    Inode, InodeKind, Moving, Object, Place, Range, Replica, Syncer,
-};
-use doppelfs::types::{Attrs, Name, Node, Position, Time, Xattr};
+use doppelfs::applier::{Inode, InodeKind, Marker, Moving, Object, Place, Range, Replica, Syncer};
+use doppelfs::types::{Attrs, Name, Node, Time, Xattr};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -40,7 +38,7 @@ pub struct World {
     pub things: BTreeMap<u64, Thing>,
     pub next: u64,
     pub clock: i64,
-    pub marker: Option<Position>,
+    pub marker: Option<Marker>,
 }
 
 fn errno(number: i32) -> io::Error {
@@ -232,7 +230,9 @@ impl World {
         (to, new_name): (u64, &Name),
         moving: Moving,
     ) -> io::Result<()> {
-        let ino = self.lookup(from, name)?.ok_or_else(|| errno(libc::ENOENT))?;
+        let ino = self
+            .lookup(from, name)?
+            .ok_or_else(|| errno(libc::ENOENT))?;
         let there = self.lookup(to, new_name)?;
         let is_dir = self.get(ino)?.node.is_dir();
         if is_dir && self.is_above(ino, to) {
@@ -297,7 +297,10 @@ impl World {
         let now = self.now();
         let thing = self.get_mut(ino)?;
         let size = thing.data.len();
-        let (start, end) = (range.offset as usize, (range.offset + range.length) as usize);
+        let (start, end) = (
+            range.offset as usize,
+            (range.offset + range.length) as usize,
+        );
         if range.mode & COLLAPSE != 0 {
             if end >= size {
                 return Err(errno(libc::EINVAL));
@@ -401,7 +404,7 @@ enum Step {
     Times(u64, Option<Time>),
     Xattr(u64, Vec<u8>, Option<Vec<u8>>),
     Shift(u64, Range),
-    Mark(Position),
+    Mark(Marker),
 }
 
 /// Bugs planted on purpose: each must turn its property red.
@@ -642,7 +645,13 @@ impl Replica for SimReplica {
 
     fn names(&mut self, dir: Inode) -> io::Result<Vec<Name>> {
         let disk = self.disk();
-        Ok(disk.live.get(dir.object.ino)?.entries.keys().cloned().collect())
+        Ok(disk
+            .live
+            .get(dir.object.ino)?
+            .entries
+            .keys()
+            .cloned()
+            .collect())
     }
 
     fn place_of_dir(&mut self, dir: Inode) -> io::Result<(Inode, Name)> {
@@ -753,7 +762,7 @@ impl Replica for SimReplica {
 
     fn forget(&mut self, _object: Object) {}
 
-    fn mark(&mut self, position: Position) -> io::Result<()> {
+    fn mark(&mut self, position: Marker) -> io::Result<()> {
         self.disk().run(
             |()| Some(Step::Mark(position)),
             |world| {
@@ -763,7 +772,7 @@ impl Replica for SimReplica {
         )
     }
 
-    fn marked(&mut self) -> io::Result<Option<Position>> {
+    fn marked(&mut self) -> io::Result<Option<Marker>> {
         Ok(self.disk().live.marker)
     }
 
@@ -793,8 +802,14 @@ pub enum Depth {
 pub fn difference(source: &World, replica: &World, depth: Depth) -> Option<String> {
     let mut pairs = HashMap::new();
     let mut reverse = HashMap::new();
-    compare(source, replica, (ROOT, ROOT), depth, &mut (&mut pairs, &mut reverse))
-        .map(|(path, what)| format!("{path}: {what}"))
+    compare(
+        source,
+        replica,
+        (ROOT, ROOT),
+        depth,
+        &mut (&mut pairs, &mut reverse),
+    )
+    .map(|(path, what)| format!("{path}: {what}"))
 }
 
 type Pairs<'a> = (&'a mut HashMap<u64, u64>, &'a mut HashMap<u64, u64>);
