@@ -1,15 +1,21 @@
 //! Rooms through their doors, without a mount.
 #![allow(missing_docs, reason = "tests")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-//! Tests that drive each room through its door.
-#![allow(missing_docs, reason = "tests")]
 #![allow(
     unreachable_pub,
     reason = "support is shared by the modules of one binary"
 )]
 
 mod activity;
+mod applier_cuts;
+mod applier_kills;
+mod applier_mirror;
+mod applier_model;
+mod applier_real;
+mod applier_rig;
+mod applier_rows;
+mod applier_traps;
+mod applier_world;
 mod capture;
 mod cli_commands;
 mod cli_helpers;
@@ -37,12 +43,3 @@ mod supervisor;
 mod sync;
 mod trees;
 mod wire_codec;
-mod applier_cuts;
-mod applier_kills;
-mod applier_mirror;
-mod applier_model;
-mod applier_real;
-mod applier_rig;
-mod applier_rows;
-mod applier_traps;
-mod applier_world;
