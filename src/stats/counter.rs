@@ -30,7 +30,8 @@ pub struct OpCounters {
 }
 
 impl OpCounters {
-    /// Counts one operation.
+    /// Counts one operation. Records of a mirror are none: they are counted in bytes, so that what
+    /// was queued and what was sent of it can be compared.
     pub fn note(&self, kind: Kind) {
         let group = match kind {
             Kind::Unlink | Kind::Rmdir => &self.delete,
@@ -43,15 +44,15 @@ impl OpCounters {
             | Kind::RemoveXattr
             | Kind::Create
             | Kind::Link
-            | Kind::Gap
-            | Kind::MirrorBegin
+            | Kind::Gap => &self.add,
+            Kind::MirrorBegin
             | Kind::MirrorEnd
             | Kind::Listing
             | Kind::Image
             | Kind::ImageBegin
             | Kind::ImageData
             | Kind::ImageHole
-            | Kind::ImageEnd => &self.add,
+            | Kind::ImageEnd => return,
         };
         group.add(1);
     }
