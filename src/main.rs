@@ -8,7 +8,6 @@ fn main() -> ExitCode {
     let entrances = cli::Entrances {
         source: daemon::run_source,
         target: daemon::run_target,
-        compare: None,
     };
     cli::run(std::env::args_os(), &entrances)
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{FileId, History};
+use crate::types::{FileId, History, Seq};
 
 /// What one run leaves for the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct Clean {
     pub last_ctime_ns: u64,
     /// When the mount had ended.
     pub ended_ns: u64,
+    /// The journal's last record; all up to it had been made durable.
+    pub end: Seq,
 }
 
 impl Covered {
@@ -55,6 +57,10 @@ pub struct Now<'a> {
     pub now_ns: u64,
     /// Time of the journal's last record, where there is one.
     pub last_record_ns: Option<u64>,
+    /// The journal's last record.
+    pub end: Seq,
+    /// The journal misses records that it had.
+    pub records_lost: bool,
 }
 
 /// What a start may believe. The letter is the row of the table in the room's doc.
@@ -79,7 +85,8 @@ pub fn assess(last: Option<&Covered>, now: &Now<'_>) -> Verdict {
     let Some(last) = last else {
         return Verdict::Unknown;
     };
-    if last.root != now.root {
+    let cut = last.clean.is_some_and(|clean| now.end < clean.end);
+    if last.root != now.root || now.records_lost || cut {
         return Verdict::NewHistory;
     }
     match last.clean {

@@ -14,7 +14,7 @@
 //! | C | ended cleanly | same directory, the clock went back | same history; everything is in doubt |
 //! | D | did not end, same boot | same directory | same history (the page cache kept the journal); what changed since shortly before the last record is in doubt |
 //! | E | did not end, other boot | same directory | new history: records may be lost that a target has; full mirror |
-//! | F | any | another directory | new history, full mirror |
+//! | F | any | another directory, or the journal misses records | new history, full mirror |
 //!
 //! # Failure
 //! A fact that cannot be read is row A with the same effect as E: nothing is believed.

@@ -407,7 +407,9 @@ impl Capture {
         let (from_dir, to_dir) = (self.tree.node(from.0)?, self.tree.node(to.0)?);
         let node = self.tree.node(id)?;
         let over = replaced.map(|(id, _)| self.tree.node(id)).transpose()?;
-        let path = joined(&self.tree, from_dir.as_fd(), from.1);
+        let mut path = joined(&self.tree, from_dir.as_fd(), from.1);
+        path.push(0);
+        path.extend(joined(&self.tree, to_dir.as_fd(), to.1));
         sys::renameat2(
             from_dir.as_fd(),
             &c_name(from.1),

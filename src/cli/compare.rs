@@ -3,54 +3,33 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::run::{Outcome, not_built};
+use crate::digest;
 
-/// How to compare.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct CompareOptions {
-    /// Do not read contents.
-    pub metadata_only: bool,
+use super::run::Outcome;
+
+/// What of two trees is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Everything.
+    Contents,
+    /// Only what stat, extended attributes and links tell.
+    Metadata,
 }
 
-/// What a comparison found, ready to be shown.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CompareAnswer {
-    /// Nothing differs.
-    pub is_equal: bool,
-    /// For people: each difference is a line, then a summary.
-    pub lines: Vec<String>,
-    /// For programs.
-    pub json: serde_json::Value,
-}
-
-/// Compares two trees.
-pub type Comparer = fn(&Path, &Path, CompareOptions) -> anyhow::Result<CompareAnswer>;
-
+/// Compares two trees, prints what differs and a summary.
 pub(super) fn compare(
     left: &Path,
     right: &Path,
-    options: CompareOptions,
+    depth: Depth,
     json: bool,
-    comparer: Option<Comparer>,
 ) -> anyhow::Result<Outcome> {
-    let Some(comparer) = comparer else {
-        return Err(not_built(
-            "compare",
-            "use rsync -aHAXn --delete -c --itemize-changes",
-        ));
-    };
-    let answer = comparer(left, right, options)?;
+    let options = digest::Options { contents: depth == Depth::Contents, ..Default::default() };
+    let report = digest::compare(left, right, &options)?;
     let mut out = std::io::stdout().lock();
     if json {
-        writeln!(out, "{}", answer.json)?;
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
-        for line in &answer.lines {
-            writeln!(out, "{line}")?;
-        }
+        writeln!(out, "{}", report.to_string().trim_end())?;
     }
-    Ok(if answer.is_equal {
-        Outcome::Yes
-    } else {
-        Outcome::No
-    })
+    Ok(if report.is_equal() { Outcome::Yes } else { Outcome::No })
 }

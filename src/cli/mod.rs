@@ -29,7 +29,6 @@ mod umount;
 mod wait;
 
 pub use args::command;
-pub use compare::{CompareAnswer, CompareOptions, Comparer};
 pub use render::{Ink, bytes_text, duration_text, status_text, table};
 pub use run::{Entrances, run};
 pub use show::{collect_status, queue_line_text};

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command};
-use super::compare::{CompareOptions, Comparer};
+use super::compare::Depth;
 use super::{compare, mount, queue, show, stats, target, umount, wait};
 use crate::config::MountOptions;
 use crate::config::TargetOptions;
@@ -24,8 +24,6 @@ pub struct Entrances {
     pub source: fn(MountOptions, Ready) -> anyhow::Result<()>,
     /// Serves a target until it is told to end.
     pub target: fn(TargetOptions, Ready) -> anyhow::Result<()>,
-    /// Compares two trees; none where it is not part of the build.
-    pub compare: Option<Comparer>,
 }
 
 /// How a command ended without an error.
@@ -185,8 +183,8 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             json,
             metadata_only,
         } => {
-            let options = CompareOptions { metadata_only };
-            compare::compare(&left, &right, options, json, entrances.compare)
+            let depth = if metadata_only { Depth::Metadata } else { Depth::Contents };
+            compare::compare(&left, &right, depth, json)
         }
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -389,6 +389,7 @@ impl Running {
         let clean = Clean {
             last_ctime_ns,
             ended_ns: sys::realtime_ns(),
+            end: journal.end(),
         };
         let covered = Covered {
             clean: Some(clean),

@@ -74,11 +74,10 @@ pub(super) fn begin(options: &MountOptions, root: FileId) -> anyhow::Result<Begu
         boot: &boot,
         now_ns: sys::realtime_ns(),
         last_record_ns: last_record_ns(&journal),
+        end: journal.end(),
+        records_lost: recovery.records_lost,
     };
-    let mut verdict = assess(last.as_ref(), &now);
-    if recovery.records_lost && last.is_some() {
-        verdict = Verdict::NewHistory;
-    }
+    let verdict = assess(last.as_ref(), &now);
     tracing::info!(?verdict, ?recovery, "looked at how the last run ended");
     let fresh = || -> anyhow::Result<u128> { sys::random_u128().context("no random numbers") };
     let keeps = matches!(verdict, Verdict::DoubtAfter(_) | Verdict::DoubtAll);

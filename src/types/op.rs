@@ -436,7 +436,8 @@ pub struct Body {
     pub dir_mtime: Option<Time>,
     /// For renames the mtime of the directory that got the name.
     pub to_mtime: Option<Time>,
-    /// Where it was, for people only: relative to the root, as of the open or the call.
+    /// Where it was, for people only: relative to the root, as of the open or the call; for a rename
+    /// the old and the new path with a NUL between them.
     #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
     /// Who asked.

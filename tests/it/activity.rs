@@ -1,7 +1,7 @@
 //! Goal: a start believes exactly what it may. One test per row of the table in `activity`.
 
 use doppelfs::activity::{Clean, Covered, Now, Verdict, assess};
-use doppelfs::types::{FileId, History};
+use doppelfs::types::{FileId, History, Seq};
 
 const BEGAN: u64 = 50_000_000_000;
 const CTIME: u64 = 100_000_000_000;
@@ -17,8 +17,7 @@ fn covered(clean: bool) -> Covered {
         began_ns: BEGAN,
         clean: clean.then_some(Clean {
             last_ctime_ns: CTIME,
-            ended_ns: ENDED,
-        }),
+            ended_ns: ENDED, end: Seq(40) }),
     }
 }
 
@@ -27,8 +26,7 @@ fn now(boot: &str, now_ns: u64, last_record_ns: Option<u64>) -> Now<'_> {
         root: FileId::new(2, 0),
         boot,
         now_ns,
-        last_record_ns,
-    }
+        last_record_ns, end: Seq(40), records_lost: false }
 }
 
 #[test]
@@ -72,6 +70,16 @@ fn row_f_another_directory_is_another_history() {
     other.root = FileId::new(3, 0);
     assert_eq!(assess(Some(&covered(true)), &other), Verdict::NewHistory);
     assert_eq!(assess(Some(&covered(false)), &other), Verdict::NewHistory);
+}
+
+#[test]
+fn row_f_a_journal_that_misses_records_is_another_history() {
+    let mut lost = now("boot-1", ENDED, None);
+    lost.records_lost = true;
+    assert_eq!(assess(Some(&covered(true)), &lost), Verdict::NewHistory);
+    let mut cut = now("boot-1", ENDED, None);
+    cut.end = Seq(39);
+    assert_eq!(assess(Some(&covered(true)), &cut), Verdict::NewHistory);
 }
 
 #[test]
