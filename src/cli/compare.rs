@@ -23,7 +23,10 @@ pub(super) fn compare(
     depth: Depth,
     json: bool,
 ) -> anyhow::Result<Outcome> {
-    let options = digest::Options { contents: depth == Depth::Contents, ..Default::default() };
+    let options = digest::Options {
+        contents: depth == Depth::Contents,
+        ..Default::default()
+    };
     let report = digest::compare(left, right, &options)?;
     let mut out = std::io::stdout().lock();
     if json {
@@ -31,5 +34,9 @@ pub(super) fn compare(
     } else {
         writeln!(out, "{}", report.to_string().trim_end())?;
     }
-    Ok(if report.is_equal() { Outcome::Yes } else { Outcome::No })
+    Ok(if report.is_equal() {
+        Outcome::Yes
+    } else {
+        Outcome::No
+    })
 }

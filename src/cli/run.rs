@@ -183,7 +183,11 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             json,
             metadata_only,
         } => {
-            let depth = if metadata_only { Depth::Metadata } else { Depth::Contents };
+            let depth = if metadata_only {
+                Depth::Metadata
+            } else {
+                Depth::Contents
+            };
             compare::compare(&left, &right, depth, json)
         }
         Verb::Completions { shell } => {

@@ -17,7 +17,9 @@ fn covered(clean: bool) -> Covered {
         began_ns: BEGAN,
         clean: clean.then_some(Clean {
             last_ctime_ns: CTIME,
-            ended_ns: ENDED, end: Seq(40) }),
+            ended_ns: ENDED,
+            end: Seq(40),
+        }),
     }
 }
 
@@ -26,7 +28,10 @@ fn now(boot: &str, now_ns: u64, last_record_ns: Option<u64>) -> Now<'_> {
         root: FileId::new(2, 0),
         boot,
         now_ns,
-        last_record_ns, end: Seq(40), records_lost: false }
+        last_record_ns,
+        end: Seq(40),
+        records_lost: false,
+    }
 }
 
 #[test]
