@@ -186,6 +186,7 @@ fn the_mount_serves_before_any_target_answers() {
     let file = std::fs::File::create(fixture.path("file")).expect("create");
     file.write_all_at(b"served", 0).expect("write");
     file.sync_all().expect("fsync");
+    drop(file);
     until("status to say why", || {
         !fixture.set().complaints().is_empty()
     });

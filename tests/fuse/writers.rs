@@ -90,7 +90,7 @@ fn a_file_written_by_calls_and_a_mapping_at_once_is_captured() {
         7,
         "the mapping shows what a call wrote"
     );
-    drop(words);
+    drop((words, file));
     fixture.finish();
 }
 
