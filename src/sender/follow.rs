@@ -48,6 +48,7 @@ fn run_sessions(shared: &Arc<Shared>) {
         if shared.is_stopping() {
             break;
         }
+        jump_required |= shared.take_mirror_request();
         if let Err(e) = one_session(shared, &mut jump_required) {
             jump_required |= needs_jump(&e);
             shared.end_session(e);
@@ -95,6 +96,7 @@ fn needs_jump(error: &Error) -> bool {
         | Error::Mirror { .. }
         | Error::Thread { .. }
         | Error::Panicked
+        | Error::MirrorAsked
         | Error::Stopped => false,
     }
 }
@@ -220,6 +222,10 @@ fn choose_start(shared: &Shared, welcome: &Welcome, required: bool) -> Result<St
 fn remember_met(shared: &Shared) {
     let options = &shared.options;
     let fact = options.history.0.to_le_bytes();
+    let known = options.journal.get(&options.met_fact()).ok().flatten();
+    if known.is_some_and(|known| known == fact) {
+        return;
+    }
     if let Err(e) = options.journal.put(&options.met_fact(), &fact) {
         // Only what `status` shows before the first session of the next start depends on it.
         warn!(set = %options.set, id = options.id, error = %e, "not remembered");

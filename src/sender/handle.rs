@@ -56,6 +56,12 @@ impl Sender {
         self.shared.want_checkpoint(end);
     }
 
+    /// Begins a new session with a full mirror, whatever the target stands at: the way out for a
+    /// replica that was changed by hand and is held at a record that cannot be applied any more.
+    pub fn require_mirror(&self) {
+        self.shared.ask_mirror();
+    }
+
     /// Ends the session and the thread. The cursor stays, so the backlog is kept.
     pub fn stop(&mut self) {
         self.shared.stop();

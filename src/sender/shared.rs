@@ -55,6 +55,7 @@ struct Inner {
     mirror: Option<MirrorProgress>,
     error: Option<String>,
     stopping: bool,
+    mirror_asked: bool,
     end: Option<Error>,
     oldest: Option<(Seq, u64)>,
 }
@@ -97,6 +98,16 @@ impl Shared {
     pub(super) fn stop(&self) {
         self.inner.lock().stopping = true;
         self.end_session(Error::Stopped);
+    }
+
+    /// The next session begins with a full mirror; the one under way ends.
+    pub(super) fn ask_mirror(&self) {
+        self.inner.lock().mirror_asked = true;
+        self.end_session(Error::MirrorAsked);
+    }
+
+    pub(super) fn take_mirror_request(&self) -> bool {
+        std::mem::take(&mut self.inner.lock().mirror_asked)
     }
 
     /// What is known before the first session: the cursor, if the target was met in this history.

@@ -7,6 +7,10 @@
 
 mod journal_basic;
 mod journal_support;
+mod link_cuts;
 mod link_flow;
+mod link_holds;
 mod link_support;
+mod receiver_door;
+mod sender_session;
 mod wire_codec;
