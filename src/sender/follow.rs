@@ -39,7 +39,6 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 fn run_sessions(shared: &Arc<Shared>) {
-    resume(shared);
     let mut pause = BACKOFF_MIN;
     let mut jump_required = false;
     loop {
@@ -113,7 +112,7 @@ fn journal_failed(source: journal::Error) -> Error {
 }
 
 /// Takes up what the journal remembers of this connection; a new one holds back all there is.
-fn resume(shared: &Shared) {
+pub(super) fn resume(shared: &Shared) {
     let options = &shared.options;
     let (journal, cursor) = (&options.journal, options.cursor());
     let met = journal.get(&options.met_fact()).ok().flatten();

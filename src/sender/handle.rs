@@ -20,13 +20,15 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Starts the connection's thread, which connects and sends until [`Sender::stop`].
+    /// Starts the connection's thread, which connects and sends until [`Sender::stop`]. When this
+    /// returns, the journal keeps what the target does not have.
     ///
     /// # Errors
     /// [`Error::Thread`].
     pub fn start(options: SenderOptions) -> Result<Sender, Error> {
         let id = options.id;
         let shared = Arc::new(Shared::new(options));
+        follow::resume(&shared);
         let thread = {
             let shared = Arc::clone(&shared);
             sync::spawn(&format!("dfs-send-{id}"), move || follow::run(&shared))

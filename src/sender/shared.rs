@@ -96,7 +96,12 @@ impl Shared {
 
     /// Tells the thread and its tasks to end.
     pub(super) fn stop(&self) {
-        self.inner.lock().stopping = true;
+        let mut inner = self.inner.lock();
+        inner.stopping = true;
+        if !matches!(inner.end, Some(Error::Panicked)) {
+            inner.end = Some(Error::Stopped);
+        }
+        drop(inner);
         self.end_session(Error::Stopped);
     }
 
@@ -163,8 +168,7 @@ impl Shared {
     /// connection.
     pub(super) fn end_session(&self, error: Error) {
         let mut inner = self.inner.lock();
-        let told = matches!(error, Error::Refused { .. })
-            || (matches!(error, Error::Stopped) && !matches!(inner.end, Some(Error::Panicked)));
+        let told = matches!(error, Error::Refused { .. });
         if inner.end.is_none() || told {
             inner.end = Some(error);
         }

@@ -329,11 +329,11 @@ fn a_checkpoint_asked_for_early_reaches_the_target() {
 fn a_target_that_stores_nothing_gets_no_more_than_the_window() {
     let stage = Stage::new("window");
     let source = stage.source();
+    let sender = stage.connect(&source);
     let chunk = vec![0u8; 1 << 20];
     for _ in 0..80 {
         source.write("a", &chunk);
     }
-    let sender = stage.connect(&source);
     let mut got = 1;
     stage.runtime.block_on(async {
         let mut actor = stage.greet().await;
