@@ -152,8 +152,9 @@ impl Core {
         }
     }
 
-    fn refuse(&self, operation: &'static str, tail: &Tail, error: io::Error) -> Error {
+    fn refuse(&self, operation: &'static str, tail: &mut Tail, error: io::Error) -> Error {
         if is_full(&error) {
+            tail.free_budget = 0;
             self.full()
         } else {
             io_error(operation, &tail.segment.path)(error)
@@ -239,7 +240,10 @@ impl Core {
         let free = free_bytes(&self.seg_dir)?;
         let spare = free.saturating_sub(self.options.free_bytes_min);
         if spare < bytes + HEADER_BYTES {
-            return Err(self.full());
+            // The limit is no emergency: the ballast stays.
+            return Err(Error::Full {
+                dir: self.dir.clone(),
+            });
         }
         Ok(spare.min(FREE_BUDGET_BYTES.max(bytes)))
     }

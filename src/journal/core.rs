@@ -1,4 +1,4 @@
-//! The open journal: what all its parts share, positions, waiting, flushing, facts.
+//! The open journal: what all its parts share; positions, waiting, facts.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cursor::{Cursors, Mark};
-use super::error::{Error, io};
-use super::facts::{Facts, sync_dir};
+use super::cursor::Cursors;
+use super::error::{Error, is_full};
+use super::facts::Facts;
 use super::index::{Chores, Index, Owner};
 use super::reader::Reader;
 use super::recovery::{self, Recovery};
@@ -262,7 +262,11 @@ impl Chores for Housekeeping {
     }
 
     fn tick(&mut self, _index: &Index) {
-        self.0.ballast.restore(self.0.options.free_bytes_min);
+        let core = &self.0;
+        core.ballast.restore(core.options.free_bytes_min);
+        if let Err(error) = core.sync_backlog() {
+            tracing::warn!(%error, "backlog not flushed");
+        }
     }
 }
 
@@ -344,70 +348,6 @@ impl Journal {
         Reader::open(Arc::clone(self), after)
     }
 
-    /// Makes everything appended so far durable and returns how far that is. Callers at the same
-    /// time wait for one another; appends go on meanwhile.
-    ///
-    /// # Errors
-    /// A failed flush poisons: what the disk holds is unknown until the journal is opened anew.
-    pub fn sync(&self) -> Result<Seq, Error> {
-        let core = &*self.core;
-        let _flush = core.flush.lock();
-        core.check_poison()?;
-        let (active, end, generation) = {
-            let tail = core.tail.lock();
-            let active = Arc::clone(&tail.segment);
-            let end = active.end();
-            (active, end, core.generation())
-        };
-        if end.seq == self.durable() && active.synced_len() >= end.offset {
-            return Ok(end.seq);
-        }
-        let due: Vec<Arc<Segment>> = {
-            let segments = core.segments.lock();
-            let all = segments.iter();
-            let due = all.filter(|s| !s.is_synced() && s.header.first <= active.header.first);
-            due.cloned().collect()
-        };
-        let is_new = due.iter().any(|s| s.synced_len() == 0);
-        for segment in &due {
-            self.sync_segment(segment)?;
-        }
-        if is_new && let Err(error) = sync_dir(&core.seg_dir) {
-            core.set_poison(error.to_string());
-            return core.check_poison().map(|()| end.seq);
-        }
-        if core.generation() == generation {
-            core.durable.fetch_max(end.seq.0, Ordering::SeqCst);
-        }
-        let mark = mark_at(&active, end);
-        if let Err(error) = core.cursors.save_mark(&mark) {
-            tracing::warn!(%error, "synced mark not saved");
-        }
-        Ok(end.seq)
-    }
-
-    fn sync_segment(&self, segment: &Segment) -> Result<(), Error> {
-        use std::os::fd::AsFd;
-        let core = &*self.core;
-        let len = segment.len();
-        let is_sealed = segment.is_sealed();
-        let file = match segment.open() {
-            Ok(file) => file,
-            // Trimmed meanwhile: nobody needs it any more.
-            Err(_) if !segment.path.exists() => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        if let Err(error) = sys::fdatasync(file.as_fd()) {
-            core.set_poison(io("flush", &segment.path)(error).to_string());
-            return core.check_poison();
-        }
-        segment.note_synced(len);
-        if is_sealed {
-            segment.keep_file(None);
-        }
-        Ok(())
-    }
-
     /// What the journal holds and takes; cheap.
     pub fn usage(&self) -> Usage {
         let core = &*self.core;
@@ -442,11 +382,17 @@ impl Journal {
     /// # Errors
     /// [`Error::Fact`] beyond the limits, [`Error::Io`]; the old value then stays.
     pub fn put(&self, key: &str, value: &[u8]) -> Result<(), Error> {
-        self.core.facts.put(key, value)?;
+        let core = &*self.core;
+        match core.facts.put(key, value) {
+            Err(Error::Io { source, .. }) if is_full(&source) && core.ballast.release() => {
+                core.facts.put(key, value)?;
+            }
+            done => done?,
+        }
         if value.len() <= INDEXED_BYTES_MAX {
-            self.core.index.set(fact_key(key), value.to_vec());
+            core.index.set(fact_key(key), value.to_vec());
         } else {
-            self.core.index.remove(&fact_key(key));
+            core.index.remove(&fact_key(key));
         }
         Ok(())
     }
@@ -465,19 +411,6 @@ pub(super) fn fact_entries(facts: &Facts) -> impl Iterator<Item = (Vec<u8>, Vec<
     let all = facts.all().into_iter();
     let small = all.filter(|(_, value)| value.len() <= INDEXED_BYTES_MAX);
     small.map(|(key, value)| (fact_key(&key), value))
-}
-
-/// The mark that says: durable up to here.
-pub(super) fn mark_at(segment: &Segment, end: Point) -> Mark {
-    Mark {
-        generation: segment.header.generation,
-        seq: end.seq,
-        segment: segment.header.first,
-        offset: end.offset,
-        records: end.records,
-        bytes: segment.header.start_bytes + end.offset - HEADER_BYTES,
-        crc: end.crc,
-    }
 }
 
 /// A file of this length, in whole blocks.

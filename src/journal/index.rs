@@ -23,6 +23,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// sled is not worth a slower start than this; a fresh index is made then.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 
+const LOCK_ATTEMPTS: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Keys and values.
 pub(super) type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -39,11 +42,7 @@ struct Wanted {
     content: Content,
     changed: BTreeSet<Vec<u8>>,
     is_visit_due: bool,
-    is_flush_due: bool,
     is_ending: bool,
-    flushes: u64,
-    /// sled took everything up to the last flush.
-    is_well: bool,
 }
 
 /// The handle of the index: cheap to call, never waits for sled.
@@ -230,8 +229,10 @@ fn start_without(dir: &Path) -> Result<Opened, Error> {
 /// Renames the directory so that a new one can be made; the newest of these is kept.
 fn set_aside(dir: &Path) -> Result<(), Error> {
     let aside = dir.with_extension("aside");
-    if aside.exists() {
+    if aside.is_dir() {
         std::fs::remove_dir_all(&aside).map_err(io("remove", &aside))?;
+    } else if aside.exists() {
+        std::fs::remove_file(&aside).map_err(io("remove", &aside))?;
     }
     match std::fs::rename(dir, &aside) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("rename", dir)(e)),
@@ -239,7 +240,22 @@ fn set_aside(dir: &Path) -> Result<(), Error> {
     }
 }
 
+/// sled's threads hold its lock for a moment after its value was dropped, and nobody tells when
+/// they let go. The journal's own lock says that no other process has it.
 fn open_sled(dir: &Path) -> Result<(sled::Db, Content), String> {
+    let mut opened = try_open_sled(dir);
+    for _ in 0..LOCK_ATTEMPTS {
+        match &opened {
+            Err(cause) if cause.contains("could not acquire lock") => {}
+            _ => break,
+        }
+        std::thread::park_timeout(LOCK_PAUSE);
+        opened = try_open_sled(dir);
+    }
+    opened
+}
+
+fn try_open_sled(dir: &Path) -> Result<(sled::Db, Content), String> {
     let config = sled::Config::new()
         .path(dir)
         .cache_capacity(CACHE_BYTES)
@@ -267,6 +283,7 @@ fn run(index: &Index, mut db: Option<sled::Db>, chores: &mpsc::Receiver<Box<dyn 
         return;
     };
     let mut ticked_ns = 0;
+    let mut is_flushed = true;
     loop {
         let mut due = wait_for_work(index);
         let now_ns = sys::monotonic_ns();
@@ -274,21 +291,22 @@ fn run(index: &Index, mut db: Option<sled::Db>, chores: &mpsc::Receiver<Box<dyn 
         if due.tick {
             ticked_ns = now_ns;
         }
-        if due.visit || due.flush || due.ending {
+        if due.visit || due.ending {
             chores.visit(index);
         }
         if due.tick {
             chores.tick(index);
         }
-        if db.is_none() && (due.tick || due.flush) {
+        if db.is_none() && due.tick {
             db = reopen(index);
         }
-        db = db.and_then(|db| carry_over(index, db, due.flush || due.ending));
-        if due.flush {
-            note_flushed(index, db.is_some());
+        let is_flush = due.tick || due.ending;
+        db = db.and_then(|db| carry_over(index, db, &mut is_flushed, is_flush));
+        if db.is_none() {
+            // All that differs is found when sled is opened again.
+            index.wanted.lock().changed.clear();
         }
         if due.ending {
-            note_flushed(index, db.is_some());
             // sled flushes when it is dropped, and may panic on a full disk.
             let _ = catch_unwind(AssertUnwindSafe(move || drop(db)));
             return;
@@ -300,7 +318,6 @@ fn run(index: &Index, mut db: Option<sled::Db>, chores: &mpsc::Receiver<Box<dyn 
 #[derive(Debug, Clone, Copy, Default)]
 struct Due {
     visit: bool,
-    flush: bool,
     ending: bool,
     tick: bool,
 }
@@ -308,7 +325,7 @@ struct Due {
 fn wait_for_work(index: &Index) -> Due {
     let mut wanted = index.wanted.lock();
     let mut is_tick = false;
-    while wanted.changed.is_empty() && !wanted.is_visit_due && !wanted.is_flush_due {
+    while wanted.changed.is_empty() && !wanted.is_visit_due {
         if wanted.is_ending || is_tick {
             break;
         }
@@ -316,47 +333,48 @@ fn wait_for_work(index: &Index) -> Due {
     }
     let due = Due {
         visit: wanted.is_visit_due,
-        flush: wanted.is_flush_due,
         ending: wanted.is_ending,
         tick: false,
     };
     wanted.is_visit_due = false;
-    wanted.is_flush_due = false;
     due
 }
 
 /// Lets changes gather, unless somebody waits.
 fn pause(index: &Index) {
+    let deadline_ns = sys::monotonic_ns() + PAUSE.as_nanos() as u64;
     let mut wanted = index.wanted.lock();
-    while !wanted.is_ending && !wanted.is_flush_due {
-        if !index.changed.wait_for(&mut wanted, PAUSE) {
+    while !wanted.is_ending {
+        let rest_ns = deadline_ns.saturating_sub(sys::monotonic_ns());
+        if rest_ns == 0 {
             break;
         }
+        index
+            .changed
+            .wait_for(&mut wanted, Duration::from_nanos(rest_ns));
     }
 }
 
-fn note_flushed(index: &Index, is_well: bool) {
-    let mut wanted = index.wanted.lock();
-    wanted.flushes += 1;
-    wanted.is_well = is_well;
-    index.changed.notify_all();
-}
-
 /// Writes what has changed; `None` when sled failed, which is then opened anew later.
-fn carry_over(index: &Index, db: sled::Db, is_flush: bool) -> Option<sled::Db> {
+fn carry_over(
+    index: &Index,
+    db: sled::Db,
+    is_flushed: &mut bool,
+    is_flush: bool,
+) -> Option<sled::Db> {
     let mut batch = sled::Batch::default();
     {
         let mut wanted = index.wanted.lock();
-        let changed = std::mem::take(&mut wanted.changed);
-        if changed.is_empty() && !is_flush {
-            return Some(db);
-        }
-        for key in changed {
+        for key in std::mem::take(&mut wanted.changed) {
+            *is_flushed = false;
             match wanted.content.get(&key) {
                 Some(value) => batch.insert(key, value.as_slice()),
                 None => batch.remove(key),
             }
         }
+    }
+    if *is_flushed {
+        return Some(db);
     }
     let done = catch_unwind(AssertUnwindSafe(|| {
         db.apply_batch(batch)?;
@@ -367,7 +385,10 @@ fn carry_over(index: &Index, db: sled::Db, is_flush: bool) -> Option<sled::Db> {
         }
     }));
     let cause = match done {
-        Ok(Ok(())) => return Some(db),
+        Ok(Ok(())) => {
+            *is_flushed = is_flush;
+            return Some(db);
+        }
         Ok(Err(e)) => e.to_string(),
         Err(_) => "sled panicked".into(),
     };

@@ -1,4 +1,35 @@
 //! Opening: what a crash left, and what is made of it.
+//!
+//! Everything is looked at before anything is touched. Then only what a crash can have damaged is
+//! scanned: after a crash of the process the last segment, after one of the host every segment that was
+//! not durable as a whole (a backlog is flushed in the background, so these are few).
+//! [`Recovery::letters`] names the rows that applied.
+//!
+//! | | found | done | records lost |
+//! |---|---|---|---|
+//! | A | nothing | an empty journal at position 0, durable | no |
+//! | B | same boot, the tail ends with a record | nothing | no |
+//! | C | same boot, the tail ends inside a record | cut at its start: it was never acknowledged | no |
+//! | D | the tail ends inside a group | cut at the group's start | no |
+//! | E | same boot, no sound record somewhere in the tail, beyond the synced mark | cut there | yes |
+//! | F | another boot | what is sound is flushed, a new segment is begun that says so | perhaps |
+//! | G | another boot, the sound records end before the bytes do | cut there, later segments removed: after a hole there is no order | yes |
+//! | H | no sound record, but before the synced mark | kept; scanned on from the mark; readers report the damage | no |
+//! | I | last segments without a readable header | removed; if none is left, the name tells the position | yes |
+//! | J | files never finished; segments from before a reset | removed | no |
+//! | K | a segment missing or headless before others | kept; readers report it | no |
+//! | L | no segment, but cursors or a mark | empty at the highest position known | yes |
+//! | M | no index, or one that does not open | made from the files; an old one is set aside | no |
+//! | N | no cursor file | made from the index | no |
+//! | O | files that are not ours, or of a newer format | [`Error::Foreign`], [`Error::UnknownVersion`], nothing touched | no |
+//! | P | somebody else has it open | [`Error::Locked`], nothing touched | no |
+//!
+//! "Records lost" means that numbers which had been given would be given again. That, and another
+//! boot, is for the owner of the stream to answer with a new history.
+//!
+//! Why is a bad record inside the tail the end of it (E, G), and not skipped? Behind a hole nothing is a
+//! prefix any more. Why is it kept before the mark (H, K)? There it is no crash but a broken disk, and
+//! cutting would hide it together with all that follows.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -17,6 +48,9 @@ use super::space::Ballast;
 use super::survey::Survey;
 use crate::sys;
 use crate::types::Seq;
+
+/// With less free than this the ballast is released before anything is opened.
+const FREE_BYTES_TIGHT: u64 = 1 << 20;
 
 /// What opening found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +79,20 @@ pub(super) fn open(dir: &Path, options: Options) -> Result<(Arc<Core>, Owner, Re
     let seg_dir = make_dirs(dir)?;
     let lock = lock(dir)?;
     let ballast = Ballast::new(dir);
-    let found = open_cursors(dir, &ballast)?;
+    if super::space::free_bytes(dir)? < FREE_BYTES_TIGHT {
+        ballast.release();
+    }
+    let found = Cursors::open(&dir.join("cursors"))?;
     let mut repair = Repair::new(&seg_dir, boot, found.mark);
-    repair.sweep(&mut survey)?;
-    let position = found.table.iter().map(|(_, _, seq)| *seq).max();
+    let generations = found.table.iter().map(|(_, generation, _)| *generation);
+    repair.sweep(&mut survey, generations.max())?;
+    let of_now = found
+        .table
+        .iter()
+        .filter(|(_, g, _)| *g == repair.generation);
+    let position = of_now.map(|(_, _, seq)| *seq).max();
     repair.segments(&survey, position)?;
-    let opened = open_index(dir, &ballast)?;
+    let opened = index::open(&dir.join("index"))?;
     let facts = Facts::open(&dir.join("facts"))?;
     facts.mend(|key| opened.content.get(&fact_key(key)).cloned())?;
     let generation = repair.generation;
@@ -113,23 +155,6 @@ fn lock(dir: &Path) -> Result<File, Error> {
             path: dir.to_path_buf(),
         }),
     }
-}
-
-/// On a full disk the ballast makes room for the file.
-fn open_cursors(dir: &Path, ballast: &Ballast) -> Result<cursor::Found, Error> {
-    let path = dir.join("cursors");
-    match Cursors::open(&path) {
-        Err(_) if ballast.release() => Cursors::open(&path),
-        other => other,
-    }
-}
-
-/// sled writes when it opens: on a full disk into the ballast's room.
-fn open_index(dir: &Path, ballast: &Ballast) -> Result<index::Opened, Error> {
-    if super::space::free_bytes(dir)? < (1 << 20) {
-        ballast.release();
-    }
-    index::open(&dir.join("index"))
 }
 
 /// The file is right about which cursors there are; the index helps where the file is lost. Both

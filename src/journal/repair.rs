@@ -86,14 +86,21 @@ impl<'a> Repair<'a> {
     }
 
     /// Removes what a crash left half made, and segments from before a reset.
-    pub(super) fn sweep(&mut self, survey: &mut Survey) -> Result<(), Error> {
+    /// `of_cursors` is the newest generation among them.
+    pub(super) fn sweep(
+        &mut self,
+        survey: &mut Survey,
+        of_cursors: Option<u64>,
+    ) -> Result<(), Error> {
         for path in survey.leftovers.drain(..) {
             std::fs::remove_file(&path).map_err(io("unlink", &path))?;
             self.note('J');
         }
         let sound = survey.segments.iter().filter_map(|f| f.header.as_ref());
         let newest = sound.map(|h| h.generation).max();
-        self.generation = newest.unwrap_or(self.generation);
+        // Without any header left, what is known otherwise.
+        let otherwise = self.generation.max(of_cursors.unwrap_or(0));
+        self.generation = newest.unwrap_or(otherwise);
         let generation = self.generation;
         let is_old = |f: &Found| f.header.as_ref().is_some_and(|h| h.generation < generation);
         let old: Vec<Found> = survey.segments.extract_if(.., |f| is_old(f)).collect();
@@ -116,7 +123,7 @@ impl<'a> Repair<'a> {
         }
         let found = self.cut_headless_tail(&survey.segments)?;
         if found.is_empty() {
-            return self.begin_at_name(&survey.segments);
+            return self.begin_at_name(survey.segments.first());
         }
         self.take_all(found)?;
         self.scan_tail()?;
@@ -145,16 +152,16 @@ impl<'a> Repair<'a> {
     }
 
     /// Only a segment whose header never reached the disk is left: its name tells the position.
-    fn begin_at_name(&mut self, found: &[Found]) -> Result<(), Error> {
+    fn begin_at_name(&mut self, found: Option<&Found>) -> Result<(), Error> {
         self.note('I');
         self.records_lost = true;
         self.boot_changed = true;
-        let first = found.first().map_or(Seq(1), |f| f.first);
-        for f in found {
+        let first = found.map_or(Seq(1), |f| f.first);
+        if let Some(f) = found {
             self.remove(&f.path, f.size)?;
         }
-        let bytes = self.mark.map_or(0, |m| m.bytes);
-        let last = Seq(first.0.saturating_sub(1));
+        let (durable, bytes) = self.mark.map_or((Seq::ZERO, 0), |m| (m.seq, m.bytes));
+        let last = Seq(first.0.saturating_sub(1)).max(durable);
         self.durable = last;
         self.begin_segment(last, bytes, 0, 0)
     }
@@ -276,8 +283,15 @@ impl<'a> Repair<'a> {
         let last = self.kept.len().saturating_sub(1);
         let mut index = last;
         if self.boot_changed {
-            let is_due = |s: &Arc<Segment>| !s.is_sealed() || s.last() > self.durable;
-            index = self.kept.iter().position(is_due).unwrap_or(last);
+            let is_due = |(index, s): (usize, &Arc<Segment>)| {
+                // Its end was not known without the header that was lost.
+                let is_guessed = self.kept.get(index + 1).is_some_and(|next| next.is_damaged);
+                !s.is_sealed()
+                    || s.last() > self.durable
+                    || (is_guessed && s.last() == self.durable)
+            };
+            let mut all = self.kept.iter().enumerate();
+            index = all.position(is_due).unwrap_or(last);
         }
         while let Some(segment) = self.kept.get(index).cloned() {
             if !self.scan_one(&segment)? {
@@ -375,6 +389,9 @@ impl<'a> Repair<'a> {
             tracing::warn!(path = %path.display(), at = found.end.offset, "tail cut");
         }
         segment.publish(found.end);
+        if found.end.records == 0 {
+            segment.note_first_time(0);
+        }
         Ok(())
     }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use super::core::{Core, Journal, cursor_key, cursor_value, segment_key};
 use super::error::{Error, io};
 use super::facts::sync_dir;
-use super::segment::{HEADER_BYTES, Header, Segment};
+use super::flush::mark_at;
+use super::segment::{HEADER_BYTES, Header, Point, Segment};
 use crate::types::Seq;
 
 /// An active segment larger than this is sealed when everything in it has been consumed.
@@ -124,7 +125,7 @@ impl Journal {
         let core = &*self.core;
         let _flush = core.flush.lock();
         core.check_poison()?;
-        {
+        let unlinked = {
             let mut tail = core.tail.lock();
             core.drop_open_group(&mut tail)?;
             let end = tail.segment.end();
@@ -140,16 +141,25 @@ impl Journal {
             };
             core.begin_segment(&mut tail, header)?;
             let new = Arc::clone(&tail.segment);
-            tail.file.sync_all().map_err(io("flush", &new.path))?;
+            let synced = tail.file.sync_all().map_err(io("flush", &new.path));
+            if let Err(error) = synced.and_then(|()| sync_dir(&core.seg_dir)) {
+                core.set_poison(error.to_string());
+                return Err(error);
+            }
             new.note_synced(new.len());
-            sync_dir(&core.seg_dir)?;
             core.generation
                 .store(new.header.generation, Ordering::SeqCst);
             core.durable.store(seq.0, Ordering::SeqCst);
             core.end.store(seq.0, Ordering::SeqCst);
             core.active_bytes.store(0, Ordering::Relaxed);
-            core.drop_generations_before(&new)?;
-        }
+            core.drop_generations_before(&new)
+        };
+        // Flushed with the cursors; positions of before the reset are void then.
+        let mark = {
+            let tail = core.tail.lock();
+            mark_at(&tail.segment, Point::start(&tail.segment.header))
+        };
+        core.cursors.save_mark(&mark)?;
         let names = core.cursors.all();
         core.cursors.settle(Default::default(), core.generation())?;
         for (name, _) in names {
@@ -157,7 +167,7 @@ impl Journal {
         }
         tracing::info!(%seq, "journal reset");
         core.bell.ring();
-        Ok(())
+        unlinked
     }
 }
 

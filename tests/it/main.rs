@@ -1,11 +1,15 @@
 //! Tests that drive each room through its door.
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(
     unreachable_pub,
     reason = "support is shared by the modules of one binary"
 )]
 
 mod journal_basic;
+mod journal_full_disk;
+mod journal_model;
+mod journal_recovery;
 mod journal_support;
 mod link_cuts;
 mod link_flow;
