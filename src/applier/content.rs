@@ -110,10 +110,13 @@ impl<R: Replica> Applier<R> {
         let Some(after) = record.body.after else {
             return Err(Fault::unknown("a shift without its result"));
         };
-        if !self.doubt {
+        // With the barrier down it has not begun, in doubt or not.
+        let begun = self.barrier && self.doubt;
+        if !begun {
             self.checkpoint_now()?;
+            self.raise_barrier();
         }
-        if !(self.doubt && self.shift_is_done(record, inode, &after)?) {
+        if !(begun && self.shift_is_done(record, inode, &after)?) {
             let done = self.replica.fallocate(inode, range, record.seq.0);
             done.at(inode)?;
         }

@@ -11,7 +11,7 @@ use super::error::{Error, Fault, tells_divergence};
 use super::ledger::{Ledger, Meta, SledLedger};
 use super::map::Map;
 use super::recovery::{Backlog, Recovered};
-use super::replica::{Inode, InodeKind, Range, Replica};
+use super::replica::{Inode, InodeKind, Marker, Object, Replica};
 use super::table::{Identity, Table};
 use super::wants::Wants;
 
@@ -266,9 +266,10 @@ impl<R: Replica> Applier<R> {
             let op = body.op.kind().word();
             return Err(Error::NoMirror { seq, op });
         }
-        if self.barrier {
+        // An operation in doubt stands behind the barrier already, or raised it itself.
+        if self.barrier && !self.doubt {
             self.checkpoint_now()?;
-            self.barrier = false;
+            self.lower_barrier();
         }
         self.table.intend(seq);
         match self.carry_out(&record) {
@@ -288,7 +289,8 @@ impl<R: Replica> Applier<R> {
             return Err(error);
         }
         self.doubt = false;
-        self.after(&record)
+        self.after(&record);
+        Ok(())
     }
 
     /// Notes the operation as done: changes first, then the word.
@@ -308,23 +310,24 @@ impl<R: Replica> Applier<R> {
     }
 
     /// What an operation needs that is not to be done twice: it is applied already.
-    fn after(&mut self, record: &Record<'_>) -> Result<(), Error> {
-        match &record.body.op {
-            Op::Fallocate { mode, .. } => {
-                let range = Range {
-                    mode: *mode,
-                    offset: 0,
-                    length: 0,
-                };
-                self.barrier |= range.shifts();
-            }
-            Op::MirrorEnd { .. } if !self.meta.lenient => self.barrier = true,
-            _ => {}
+    fn after(&mut self, record: &Record<'_>) {
+        if matches!(record.body.op, Op::MirrorEnd { .. }) && !self.meta.lenient {
+            self.barrier = true;
         }
         if self.barrier && self.checkpoint_now().is_ok() {
-            self.barrier = false;
+            self.lower_barrier();
         }
-        Ok(())
+    }
+
+    /// A checkpoint must come before the next operation, also after a crash of the process.
+    pub(super) fn raise_barrier(&mut self) {
+        self.barrier = true;
+        self.table.set_barrier(true);
+    }
+
+    fn lower_barrier(&mut self) {
+        self.barrier = false;
+        self.table.set_barrier(false);
     }
 
     fn carry_out(&mut self, record: &Record<'_>) -> Result<(), Fault> {
@@ -379,7 +382,25 @@ impl<R: Replica> Applier<R> {
         };
         let limbo = self.replica.limbo();
         let history = position.history;
-        self.replica.mark(Position { history, seq }).at(limbo)
+        let marker = Marker {
+            position: Position { history, seq },
+            moving: None,
+        };
+        self.replica.mark(marker).at(limbo)
+    }
+
+    /// Before a rename whose two ends cannot tell whether it was done: remembers who moves.
+    pub(super) fn mark_moving(&mut self, object: Object) -> Result<(), Fault> {
+        use super::error::At;
+        let Some(position) = self.meta.position.filter(|_| self.keeps_order) else {
+            return Ok(());
+        };
+        let limbo = self.replica.limbo();
+        let marker = Marker {
+            position,
+            moving: Some(object),
+        };
+        self.replica.mark(marker).at(limbo)
     }
 
     pub(super) fn complete(&mut self, record: &Record<'_>, fault: Fault) -> Error {
@@ -448,7 +469,10 @@ impl<R: Replica> Applier<R> {
         let (committed, _) = self.achieved.get();
         let seq = self.applied();
         if let Some(position) = self.meta.position.filter(|_| self.keeps_order) {
-            let marked = self.replica.mark(position);
+            let marked = self.replica.mark(Marker {
+                position,
+                moving: None,
+            });
             marked.map_err(|source| Error::Sync { source })?;
         }
         let syncer = self.replica.syncer();
@@ -514,7 +538,8 @@ impl<R: Replica> Applier<R> {
         self.meta_changed = false;
         self.make_job()?.run()?;
         let identity = self.identity();
-        self.table.begin(identity, position.history, position.seq)
+        let at = (position.history, position.seq);
+        self.table.begin(identity, at, Seq::ZERO)
     }
 
     pub(super) fn identity(&self) -> Identity {

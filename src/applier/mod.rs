@@ -57,5 +57,5 @@ pub use error::{Cause, Error};
 pub use ledger::{Ledger, Meta, SledLedger};
 pub use map::{Change, Held};
 pub use recovery::{Backlog, Frames, Recovered, Start};
-pub use replica::{Inode, InodeKind, Moving, Object, Place, Range, Replica, Syncer};
+pub use replica::{Inode, InodeKind, Marker, Moving, Object, Place, Range, Replica, Syncer};
 pub use replica_fs::FsReplica;

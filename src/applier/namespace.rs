@@ -216,6 +216,7 @@ impl<R: Replica> Applier<R> {
                 Ok(())
             }
             RenameMode::Whiteout(whiteout) => {
+                self.mark_moving(step.object)?;
                 self.move_strict(&step, over)?;
                 self.drop_replaced(replaced);
                 self.whiteout(whiteout, from, body)
@@ -227,6 +228,7 @@ impl<R: Replica> Applier<R> {
         let before = step.at_from == Some(step.object) && step.at_to == other;
         let after = step.at_to == Some(step.object) && step.at_from == other;
         if before && other.is_some() {
+            self.mark_moving(step.object)?;
             let done = self.replica.rename(step.from, step.to, Moving::Exchange);
             done.at_name(step.to.dir, step.to.name)
         } else if self.doubt && after {

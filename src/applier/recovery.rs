@@ -165,8 +165,10 @@ impl<R: Replica> Applier<R> {
         } else {
             match self.redo(position, backlog)? {
                 Ok(reached) => {
+                    // Durable before the table is believed: it knows nothing of what was replayed.
+                    self.meta.position = Some(reached);
+                    self.make_job()?.run()?;
                     self.restart_at(reached)?;
-                    self.checkpoint_now()?;
                     return Ok(Start::Redone { from: position.seq });
                 }
                 Err(blocked) => blocked,
@@ -201,8 +203,10 @@ impl<R: Replica> Applier<R> {
             seq: resume.done,
         });
         self.doubt = resume.intent > resume.done;
+        self.barrier = resume.barrier;
+        self.recovering_until = resume.recovering;
         if self.doubt {
-            self.recovering_until = resume.intent;
+            self.recovering_until = resume.recovering.max(resume.intent);
         }
         self.table.resume(resume.done)?;
         self.unclean()?;
@@ -214,7 +218,8 @@ impl<R: Replica> Applier<R> {
         self.meta.position = Some(position);
         self.unclean()?;
         let identity = self.identity();
-        self.table.begin(identity, position.history, position.seq)
+        let at = (position.history, position.seq);
+        self.table.begin(identity, at, self.recovering_until)
     }
 
     /// From here on operations are applied: the ledger must not say any more that none were.

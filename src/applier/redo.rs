@@ -7,9 +7,9 @@ use crate::codec::Frame;
 use crate::types::{Body, Dentry, FileId, Node, Op, Position, RenameMode, Replaced, Seq};
 
 use super::engine::{Applier, Record};
-use super::error::{Error, Fault};
+use super::error::{At, Error, Fault};
 use super::map::Trust;
-use super::namespace::place;
+use super::namespace::{WHITEOUT_RDEV, place};
 use super::recovery::Backlog;
 use super::replica::{InodeKind, Object, Replica};
 
@@ -56,6 +56,18 @@ impl Newborn {
     }
 }
 
+/// The names that an operation changes.
+fn own_names(op: &Op) -> Vec<&Dentry> {
+    match op {
+        Op::Create { at, .. }
+        | Op::Link { at, .. }
+        | Op::Unlink { at, .. }
+        | Op::Rmdir { at, .. } => vec![at],
+        Op::Rename { from, to, .. } => vec![from, to],
+        _ => Vec::new(),
+    }
+}
+
 fn is_marked(body: &Body) -> bool {
     match &body.op {
         Op::Fallocate { mode, .. } => super::replica::Range {
@@ -77,7 +89,6 @@ struct Replayed {
     /// The first namespace operation after the marker: it may have survived too.
     doubtful: Option<Frame>,
     mirror: bool,
-    reached: Seq,
 }
 
 impl<R: Replica> Applier<R> {
@@ -87,8 +98,8 @@ impl<R: Replica> Applier<R> {
         checkpoint: Position,
         mut backlog: Backlog<'_>,
     ) -> Outcome<Position> {
-        let marked = match self.replica.marked() {
-            Ok(Some(marked)) => marked,
+        let (marked, moving) = match self.replica.marked() {
+            Ok(Some(marker)) => (marker.position, marker.moving),
             _ => return Ok(Err(Blocked::of('G', "no position is found on the replica"))),
         };
         if marked.history != checkpoint.history || marked.seq < checkpoint.seq {
@@ -110,21 +121,21 @@ impl<R: Replica> Applier<R> {
             )));
         }
         let unfound = Blocked::of('J', "a file is not where the records say");
-        if !self.find_newborn(&replayed.newborn)? {
-            return Ok(Err(unfound));
-        }
-        let mut reached = replayed.reached.max(marked.seq);
+        let mut reached = marked.seq;
         if let Some(frame) = replayed.doubtful.take() {
             let body = decode(&frame)?;
+            // Its own names may be as before or as after it; the rest is found without them.
+            if !self.find_newborn(&replayed.newborn, &own_names(&body.op))? {
+                return Ok(Err(unfound));
+            }
             let seq = frame.header().seq;
-            if self.has_survived(seq, &body)? {
-                let mut newborn = Newborn::default();
-                self.follow_names(&mut newborn, &body);
-                if !self.find_newborn(&newborn)? {
-                    return Ok(Err(unfound));
-                }
+            if self.has_survived(seq, &body, moving)? {
+                self.follow_names(&mut replayed.newborn, &body);
                 reached = seq;
             }
+        }
+        if !self.find_newborn(&replayed.newborn, &[])? {
+            return Ok(Err(unfound));
         }
         self.redo_content(checkpoint.seq, reached, &mut backlog)?;
         self.recovering_until = backlog.end;
@@ -141,7 +152,6 @@ impl<R: Replica> Applier<R> {
             newborn: Newborn::default(),
             doubtful: None,
             mirror: false,
-            reached: after,
         };
         let mut last = after;
         for frame in frames(backlog, after)? {
@@ -155,7 +165,6 @@ impl<R: Replica> Applier<R> {
             replayed.mirror |= matches!(body.op, Op::MirrorBegin { .. } | Op::Gap { .. });
             if seq <= until {
                 self.follow_names(&mut replayed.newborn, &body);
-                replayed.reached = seq;
             } else if replayed.doubtful.is_none() && is_marked(&body) {
                 replayed.doubtful = Some(frame);
             }
@@ -193,7 +202,7 @@ impl<R: Replica> Applier<R> {
                 let swapped = other.filter(|_| *mode == RenameMode::Exchange);
                 newborn.renamed(*id, from, to, swapped);
                 if let RenameMode::Whiteout(whiteout) = mode {
-                    newborn.born(from, *whiteout, &Node::Char(0));
+                    newborn.born(from, *whiteout, &Node::Char(WHITEOUT_RDEV));
                 }
                 if *mode != RenameMode::Exchange {
                     self.bury_replaced(newborn, replaced);
@@ -216,10 +225,12 @@ impl<R: Replica> Applier<R> {
         self.map.remove(id);
     }
 
-    /// Finds the objects of newborn files by their names, parents first. False: one is not there.
-    fn find_newborn(&mut self, newborn: &Newborn) -> Result<bool, Error> {
+    /// Finds the objects of newborn files by their names, parents first. Names in `except` are not
+    /// looked at, nor what is below them. False: a file is not there.
+    fn find_newborn(&mut self, newborn: &Newborn, except: &[&Dentry]) -> Result<bool, Error> {
+        let names = newborn.names.iter().map(|(at, id)| (at, *id));
         let mut waiting: Vec<(&Dentry, FileId)> =
-            newborn.names.iter().map(|(at, id)| (at, *id)).collect();
+            names.filter(|(at, _)| !except.contains(at)).collect();
         while !waiting.is_empty() {
             let before = waiting.len();
             let mut blocked = Vec::new();
@@ -244,7 +255,7 @@ impl<R: Replica> Applier<R> {
                 }
             }
             if blocked.len() == before {
-                return Ok(false);
+                return Ok(!except.is_empty());
             }
             waiting = blocked;
         }
@@ -260,59 +271,61 @@ impl<R: Replica> Applier<R> {
 
     /// Was the operation in doubt done? Decided by what stands at its names, which are known
     /// exactly without it.
-    fn has_survived(&mut self, seq: Seq, body: &Body) -> Result<bool, Error> {
-        let decided = self.decide(seq, body);
+    fn has_survived(
+        &mut self,
+        seq: Seq,
+        body: &Body,
+        moving: Option<Object>,
+    ) -> Result<bool, Error> {
         let record = Record {
             seq,
             body,
             payload: &[],
         };
+        let decided = self.decide(&record, moving);
         decided.map_err(|fault| self.complete(&record, fault))
     }
 
-    fn decide(&mut self, seq: Seq, body: &Body) -> Result<bool, Fault> {
-        let object = |applier: &Self, id| applier.map.get(id).map(|inode| inode.object);
+    fn decide(&mut self, record: &Record<'_>, moving: Option<Object>) -> Result<bool, Fault> {
+        let body = record.body;
         match &body.op {
             Op::Create { at, .. } | Op::Link { at, .. } => Ok(self.object_at(at)?.is_some()),
             Op::Unlink { at, .. } | Op::Rmdir { at, .. } => Ok(self.object_at(at)?.is_none()),
-            Op::Rename { id, from, to, .. } => {
-                let moved = object(self, *id);
+            Op::Rename {
+                from,
+                to,
+                replaced,
+                mode,
+                ..
+            } => {
                 let (at_from, at_to) = (self.object_at(from)?, self.object_at(to)?);
-                let done = moved.is_some() && at_to == moved && at_from != moved;
-                if let (
-                    true,
-                    Op::Rename {
-                        mode: RenameMode::Whiteout(_),
-                        ..
-                    },
-                ) = (done, &body.op)
-                {
-                    let at_from_dir = self.map.get(from.parent);
-                    if let (None, Some(dir)) = (at_from, at_from_dir) {
-                        // Its second half did not survive.
-                        self.whiteout_missing(dir, from)?;
+                match mode {
+                    RenameMode::Plain if replaced.is_some() => Ok(at_from.is_none()),
+                    RenameMode::Plain => Ok(at_to.is_some()),
+                    RenameMode::Exchange => Ok(moving.is_some() && at_to == moving),
+                    RenameMode::Whiteout(_) => {
+                        let done = moving.is_some() && at_to == moving;
+                        if done && at_from.is_none() {
+                            // Its second half did not survive.
+                            self.make_whiteout(from)?;
+                        }
+                        Ok(done)
                     }
                 }
-                Ok(done)
             }
             Op::Fallocate { id, .. } => match (self.map.get(*id), body.after) {
-                (Some(inode), Some(after)) => {
-                    let record_seq = Record {
-                        seq,
-                        body,
-                        payload: &[],
-                    };
-                    self.shift_is_done(&record_seq, inode, &after)
-                }
+                (Some(inode), Some(after)) => self.shift_is_done(record, inode, &after),
                 _ => Ok(false),
             },
             _ => Ok(false),
         }
     }
 
-    fn whiteout_missing(&mut self, dir: super::replica::Inode, from: &Dentry) -> Result<(), Fault> {
-        use super::error::At;
-        let node = Node::Char(super::namespace::WHITEOUT_RDEV);
+    fn make_whiteout(&mut self, from: &Dentry) -> Result<(), Fault> {
+        let Some(dir) = self.map.get(from.parent) else {
+            return Ok(());
+        };
+        let node = Node::Char(WHITEOUT_RDEV);
         let made = self.replica.create(place(dir, &from.name), &node);
         made.map(drop).at_name(dir, &from.name)
     }

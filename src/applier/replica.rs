@@ -68,6 +68,15 @@ pub enum Moving {
     Exchange,
 }
 
+/// What the replica's file system remembers, in the order of its other metadata operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marker {
+    /// Every namespace operation up to here is done.
+    pub position: Position,
+    /// The next one is about to move this object, which its names cannot tell.
+    pub moving: Option<Object>,
+}
+
 /// fallocate(2) arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
@@ -158,10 +167,10 @@ pub trait Replica {
 
     /// The object has lost its last name: nothing that keeps it alive is kept.
     fn forget(&mut self, object: Object);
-    /// Remembers the position in the file system's own metadata, after everything done so far.
-    fn mark(&mut self, position: Position) -> io::Result<()>;
-    /// The position last remembered that has survived.
-    fn marked(&mut self) -> io::Result<Option<Position>>;
+    /// Remembers this in the file system's own metadata, after everything done so far.
+    fn mark(&mut self, marker: Marker) -> io::Result<()>;
+    /// What was last remembered and has survived.
+    fn marked(&mut self) -> io::Result<Option<Marker>>;
     /// See [`Syncer`].
     fn syncer(&self) -> io::Result<Syncer>;
     /// Where an inode is, for messages only.

@@ -2,8 +2,9 @@
 //! changes since the last checkpoint, on a tmpfs.
 //!
 //! # Layout
-//! `applied`: eight 64-bit words: magic, token of the ledger, boot, mount instance of the replica,
-//! history (low, high), intent, done. The magic is stored last and cleared first.
+//! `applied`: ten 64-bit words: magic, token of the ledger, boot, mount instance of the replica,
+//! history (low, high), intent, done, barrier,
+//! recovering. The magic is stored last and cleared first.
 //!
 //! `changes.<number>`: records, in the order of operations. A new file begins at each checkpoint;
 //! those that a durable checkpoint covers are removed. A record (little-endian): u32 length of what
@@ -37,7 +38,9 @@ const WORD_HISTORY_LOW: usize = 4;
 const WORD_HISTORY_HIGH: usize = 5;
 const WORD_INTENT: usize = 6;
 const WORD_DONE: usize = 7;
-const WORD_COUNT: usize = 8;
+const WORD_BARRIER: usize = 8;
+const WORD_RECOVERING: usize = 9;
+const WORD_COUNT: usize = 10;
 
 const CHANGE_BYTES: usize = ID_BYTES + 1 + HELD_BYTES;
 const RECORD_HEAD_BYTES: usize = 8;
@@ -55,6 +58,10 @@ pub(super) struct Resume {
     pub(super) history: History,
     pub(super) intent: Seq,
     pub(super) done: Seq,
+    /// A checkpoint must come before the next operation.
+    pub(super) barrier: bool,
+    /// Until this is applied the replica may hold effects of later operations.
+    pub(super) recovering: Seq,
 }
 
 /// One operation's changes, read back.
@@ -87,6 +94,10 @@ fn table_error(operation: &'static str, path: &Path, source: io::Error) -> Error
 }
 
 fn boot_word() -> Result<u64, Error> {
+    static WORD: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    if let Some(word) = WORD.get() {
+        return Ok(*word);
+    }
     let boot = sys::boot_id();
     let boot = boot.map_err(|e| table_error("read", Path::new("boot_id"), e))?;
     let hex: String = boot
@@ -94,7 +105,7 @@ fn boot_word() -> Result<u64, Error> {
         .filter(char::is_ascii_hexdigit)
         .take(16)
         .collect();
-    Ok(u64::from_str_radix(&hex, 16).unwrap_or(0))
+    Ok(*WORD.get_or_init(|| u64::from_str_radix(&hex, 16).unwrap_or(0)))
 }
 
 fn log_path(dir: &Path, number: u64) -> PathBuf {
@@ -133,6 +144,8 @@ impl Table {
             ),
             intent: Seq(words.load(WORD_INTENT)),
             done: Seq(words.load(WORD_DONE)),
+            barrier: words.load(WORD_BARRIER) != 0,
+            recovering: Seq(words.load(WORD_RECOVERING)),
         });
         let table = Table {
             dir: dir.to_owned(),
@@ -179,8 +192,8 @@ impl Table {
     pub(super) fn begin(
         &mut self,
         identity: Identity,
-        history: History,
-        done: Seq,
+        (history, done): (History, Seq),
+        recovering: Seq,
     ) -> Result<(), Error> {
         self.invalidate();
         for number in log_numbers(&self.dir)? {
@@ -196,6 +209,8 @@ impl Table {
         self.words.store(WORD_INSTANCE, identity.instance);
         self.words.store(WORD_HISTORY_LOW, low);
         self.words.store(WORD_HISTORY_HIGH, high);
+        self.words.store(WORD_BARRIER, 0);
+        self.words.store(WORD_RECOVERING, recovering.0);
         self.words.store(WORD_INTENT, done.0);
         self.words.store(WORD_DONE, done.0);
         self.words.store(WORD_MAGIC, MAGIC);
@@ -246,6 +261,11 @@ impl Table {
     /// An operation is done and its changes are noted.
     pub(super) fn done(&self, seq: Seq) {
         self.words.store(WORD_DONE, seq.0);
+    }
+
+    /// A checkpoint must come before the next operation, also after a crash of the process.
+    pub(super) fn set_barrier(&self, stands: bool) {
+        self.words.store(WORD_BARRIER, u64::from(stands));
     }
 
     /// Appends one operation's changes. A failed write is overwritten by the next.

@@ -8,10 +8,13 @@ use crate::sys;
 use crate::types::{Attrs, History, Name, Node, Position, Seq, Time, Xattr};
 
 use super::open::{CName, FsReplica};
-use crate::applier::replica::{Inode, InodeKind, Moving, Object, Place, Range, Replica, Syncer};
+use crate::applier::replica::{
+    Inode, InodeKind, Marker, Moving, Object, Place, Range, Replica, Syncer,
+};
 
 const MARKER_XATTR: &std::ffi::CStr = c"trusted.doppelfs.position";
-const MARKER_BYTES: usize = 24;
+/// History, seq, whether something moves, its ino and generation; little-endian.
+const MARKER_BYTES: usize = 37;
 const RENAME_NOREPLACE: u32 = 1;
 const RENAME_EXCHANGE: u32 = 2;
 const DIR_BUFFER_BYTES: usize = 64 << 10;
@@ -32,6 +35,20 @@ fn stale() -> io::Error {
 
 fn c_name(name: &[u8]) -> io::Result<std::ffi::CString> {
     std::ffi::CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+fn decode_marker(value: &[u8; MARKER_BYTES]) -> Option<Marker> {
+    let moving = Object {
+        ino: u64::from_le_bytes(*value[25..].first_chunk()?),
+        generation: u32::from_le_bytes(*value[33..].first_chunk()?),
+    };
+    Some(Marker {
+        position: Position {
+            history: History(u128::from_le_bytes(*value.first_chunk()?)),
+            seq: Seq(u64::from_le_bytes(*value[16..].first_chunk()?)),
+        },
+        moving: (value[24] != 0).then_some(moving),
+    })
 }
 
 fn read_names(dir: BorrowedFd<'_>) -> io::Result<Vec<Name>> {
@@ -271,28 +288,27 @@ impl Replica for FsReplica {
         self.drop_fd(object);
     }
 
-    fn mark(&mut self, position: Position) -> io::Result<()> {
+    fn mark(&mut self, marker: Marker) -> io::Result<()> {
         let mut value = [0; MARKER_BYTES];
+        let position = marker.position;
         value[..16].copy_from_slice(&position.history.0.to_le_bytes());
-        value[16..].copy_from_slice(&position.seq.0.to_le_bytes());
+        value[16..24].copy_from_slice(&position.seq.0.to_le_bytes());
+        if let Some(moving) = marker.moving {
+            value[24] = 1;
+            value[25..33].copy_from_slice(&moving.ino.to_le_bytes());
+            value[33..].copy_from_slice(&moving.generation.to_le_bytes());
+        }
         sys::setxattr(self.marker_fd.as_fd(), MARKER_XATTR, &value, 0)
     }
 
-    fn marked(&mut self) -> io::Result<Option<Position>> {
+    fn marked(&mut self) -> io::Result<Option<Marker>> {
         let mut value = [0; MARKER_BYTES];
         match sys::getxattr(self.marker_fd.as_fd(), MARKER_XATTR, &mut value) {
-            Ok(MARKER_BYTES) => {}
-            Ok(_) => return Ok(None),
-            Err(e) if e.raw_os_error() == Some(libc::ENODATA) => return Ok(None),
-            Err(e) => return Err(e),
+            Ok(MARKER_BYTES) => Ok(decode_marker(&value)),
+            Ok(_) => Ok(None),
+            Err(e) if e.raw_os_error() == Some(libc::ENODATA) => Ok(None),
+            Err(e) => Err(e),
         }
-        let (history, seq) = value.split_at(16);
-        let history = history.try_into().map(u128::from_le_bytes);
-        let seq = seq.try_into().map(u64::from_le_bytes);
-        Ok(history.ok().zip(seq.ok()).map(|(history, seq)| Position {
-            history: History(history),
-            seq: Seq(seq),
-        }))
     }
 
     fn syncer(&self) -> io::Result<Syncer> {
