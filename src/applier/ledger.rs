@@ -1,6 +1,7 @@
 //! The map as of the last checkpoint, durable: one batch, one flush.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +108,8 @@ pub struct SledLedger {
 
 const META_KEY: &[u8] = b"m";
 const SLED_CACHE_BYTES: u64 = 16 << 20;
+const LOCK_TRIES_MAX: usize = 100;
+const LOCK_WAIT: Duration = Duration::from_millis(20);
 
 impl SledLedger {
     /// Opens or creates `path`.
@@ -114,12 +117,22 @@ impl SledLedger {
     /// # Errors
     /// [`Error::Ledger`].
     pub fn open(path: &Path) -> Result<SledLedger, Error> {
-        let db = sled::Config::default()
+        let config = sled::Config::default()
             .path(path)
             .cache_capacity(SLED_CACHE_BYTES)
-            .flush_every_ms(None)
-            .open()
-            .map_err(|source| ledger_error("open", path, source.into()))?;
+            .flush_every_ms(None);
+        let mut opened = config.open();
+        // A ledger closed just now (by this process or one that ends) keeps its lock for a moment.
+        for _ in 0..LOCK_TRIES_MAX {
+            match &opened {
+                Err(sled::Error::Io(e)) if e.to_string().contains("acquire lock") => {
+                    std::thread::sleep(LOCK_WAIT);
+                    opened = config.open();
+                }
+                _ => break,
+            }
+        }
+        let db = opened.map_err(|source| ledger_error("open", path, source.into()))?;
         Ok(SledLedger {
             db,
             path: path.to_owned(),

@@ -132,6 +132,15 @@ impl<R: Replica> Applier<R> {
         self.meta.lenient && self.meta.position.is_some()
     }
 
+    /// The source's answer for a file that it no longer has; it need not know what it was.
+    fn is_told_dead(&mut self, id: FileId, after: Option<Attrs>) -> bool {
+        let dead = after.is_some_and(|after| after.nlink == 0);
+        if dead && self.is_mirror_expected() {
+            self.drop_id(id);
+        }
+        dead
+    }
+
     pub(super) fn listing(
         &mut self,
         id: FileId,
@@ -139,6 +148,9 @@ impl<R: Replica> Applier<R> {
         xattrs: &[Xattr],
         after: Option<Attrs>,
     ) -> Result<(), Fault> {
+        if self.is_told_dead(id, after) {
+            return Ok(());
+        }
         let known = self
             .map
             .get(id)
@@ -148,10 +160,6 @@ impl<R: Replica> Applier<R> {
             // be listed.
             return Ok(());
         };
-        if after.is_some_and(|after| after.nlink == 0) {
-            self.drop_id(id);
-            return Ok(());
-        }
         let here: HashSet<Name> = self.replica.names(dir).at(dir)?.into_iter().collect();
         let listed: HashSet<&Name> = entries.iter().map(|entry| &entry.name).collect();
         for name in here.iter().filter(|name| !listed.contains(name)) {
@@ -195,6 +203,10 @@ impl<R: Replica> Applier<R> {
         else {
             return Ok(());
         };
+        let whole = matches!(record.body.op, Op::Image { .. });
+        if whole && self.is_told_dead(*id, record.body.after) {
+            return Ok(());
+        }
         let known = self
             .map
             .get(*id)
@@ -205,7 +217,6 @@ impl<R: Replica> Applier<R> {
         let after = record.body.after;
         let imaging = self.map.trust(*id) == Some(Trust::Imaging);
         match &record.body.op {
-            Op::Image { .. } if after.is_some_and(|after| after.nlink == 0) => self.drop_id(*id),
             Op::Image { node, xattrs, .. } if InodeKind::of(node) == inode.kind => {
                 self.whole_content(inode, record.payload)?;
                 self.match_all(inode, xattrs, after.as_ref())?;

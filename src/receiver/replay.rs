@@ -209,6 +209,15 @@ impl Replay {
         if let Some(position) = position {
             let durable = self.applier.durable();
             journal.register(CURSOR, durable).map_err(journal_failed)?;
+            if position.seq > durable {
+                // Applied before a restart: a checkpoint is due although nothing comes.
+                let now = sys::monotonic_ns();
+                self.unsaved = Unsaved {
+                    bytes: 1,
+                    since_ns: now,
+                    last_ns: now,
+                };
+            }
             self.reader = Some(journal.reader(position.seq).map_err(journal_failed)?);
         }
         let durable = self.applier.durable();
@@ -472,9 +481,10 @@ impl Replay {
                 }
             }
             Ok(None) => {
-                // The last operation is half done, or there is nothing to save.
-                self.unsaved.last_ns = sys::monotonic_ns();
-                if self.apply_retry.at_ns == 0 {
+                if self.apply_retry.at_ns > 0 {
+                    // The last operation is half done and must be completed first.
+                    self.save_retry.failed();
+                } else {
                     self.unsaved = Unsaved::default();
                     self.note_durable(self.applier.durable());
                 }

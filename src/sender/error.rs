@@ -98,6 +98,9 @@ pub enum Error {
     /// The connection's thread ended on an internal error. It stays down until it is started anew.
     #[error("the connection has stopped on an internal error (see the log); restart the set")]
     Panicked,
+    /// [`super::Sender::require_mirror`] was called: the next session begins with a full mirror.
+    #[error("a full mirror was asked for")]
+    MirrorAsked,
     /// [`super::Sender::stop`] was called.
     #[error("the connection is stopped")]
     Stopped,

@@ -39,7 +39,6 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 fn run_sessions(shared: &Arc<Shared>) {
-    resume(shared);
     let mut pause = BACKOFF_MIN;
     let mut jump_required = false;
     loop {
@@ -48,6 +47,7 @@ fn run_sessions(shared: &Arc<Shared>) {
         if shared.is_stopping() {
             break;
         }
+        jump_required |= shared.take_mirror_request();
         if let Err(e) = one_session(shared, &mut jump_required) {
             jump_required |= needs_jump(&e);
             shared.end_session(e);
@@ -95,6 +95,7 @@ fn needs_jump(error: &Error) -> bool {
         | Error::Mirror { .. }
         | Error::Thread { .. }
         | Error::Panicked
+        | Error::MirrorAsked
         | Error::Stopped => false,
     }
 }
@@ -111,7 +112,7 @@ fn journal_failed(source: journal::Error) -> Error {
 }
 
 /// Takes up what the journal remembers of this connection; a new one holds back all there is.
-fn resume(shared: &Shared) {
+pub(super) fn resume(shared: &Shared) {
     let options = &shared.options;
     let (journal, cursor) = (&options.journal, options.cursor());
     let met = journal.get(&options.met_fact()).ok().flatten();
@@ -220,6 +221,10 @@ fn choose_start(shared: &Shared, welcome: &Welcome, required: bool) -> Result<St
 fn remember_met(shared: &Shared) {
     let options = &shared.options;
     let fact = options.history.0.to_le_bytes();
+    let known = options.journal.get(&options.met_fact()).ok().flatten();
+    if known.is_some_and(|known| known == fact) {
+        return;
+    }
     if let Err(e) = options.journal.put(&options.met_fact(), &fact) {
         // Only what `status` shows before the first session of the next start depends on it.
         warn!(set = %options.set, id = options.id, error = %e, "not remembered");

@@ -20,13 +20,15 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Starts the connection's thread, which connects and sends until [`Sender::stop`].
+    /// Starts the connection's thread, which connects and sends until [`Sender::stop`]. When this
+    /// returns, the journal keeps what the target does not have.
     ///
     /// # Errors
     /// [`Error::Thread`].
     pub fn start(options: SenderOptions) -> Result<Sender, Error> {
         let id = options.id;
         let shared = Arc::new(Shared::new(options));
+        follow::resume(&shared);
         let thread = {
             let shared = Arc::clone(&shared);
             sync::spawn(&format!("dfs-send-{id}"), move || follow::run(&shared))
@@ -54,6 +56,12 @@ impl Sender {
     pub fn request_checkpoint(&self) {
         let end = self.shared.options.journal.end();
         self.shared.want_checkpoint(end);
+    }
+
+    /// Begins a new session with a full mirror, whatever the target stands at: the way out for a
+    /// replica that was changed by hand and is held at a record that cannot be applied any more.
+    pub fn require_mirror(&self) {
+        self.shared.ask_mirror();
     }
 
     /// Ends the session and the thread. The cursor stays, so the backlog is kept.

@@ -58,6 +58,7 @@ struct Inner {
     mirror: Option<MirrorProgress>,
     error: Option<String>,
     stopping: bool,
+    mirror_asked: bool,
     end: Option<Error>,
     oldest: Option<(Seq, u64)>,
 }
@@ -99,8 +100,23 @@ impl Shared {
 
     /// Tells the thread and its tasks to end.
     pub(super) fn stop(&self) {
-        self.inner.lock().stopping = true;
+        let mut inner = self.inner.lock();
+        inner.stopping = true;
+        if !matches!(inner.end, Some(Error::Panicked)) {
+            inner.end = Some(Error::Stopped);
+        }
+        drop(inner);
         self.end_session(Error::Stopped);
+    }
+
+    /// The next session begins with a full mirror; the one under way ends.
+    pub(super) fn ask_mirror(&self) {
+        self.inner.lock().mirror_asked = true;
+        self.end_session(Error::MirrorAsked);
+    }
+
+    pub(super) fn take_mirror_request(&self) -> bool {
+        std::mem::take(&mut self.inner.lock().mirror_asked)
     }
 
     /// What is known before the first session: the cursor, if the target was met in this history.
@@ -156,8 +172,7 @@ impl Shared {
     /// connection.
     pub(super) fn end_session(&self, error: Error) {
         let mut inner = self.inner.lock();
-        let told = matches!(error, Error::Refused { .. })
-            || (matches!(error, Error::Stopped) && !matches!(inner.end, Some(Error::Panicked)));
+        let told = matches!(error, Error::Refused { .. });
         if inner.end.is_none() || told {
             inner.end = Some(error);
         }

@@ -197,7 +197,9 @@ impl Source {
             }),
             mode: RenameMode::Exchange,
         };
-        self.append(&Source::body(op, 0o100_644, first.1.len()), b"");
+        let mut body = Source::body(op, 0o100_644, first.1.len());
+        body.path = a.as_bytes().to_vec();
+        self.append(&body, b"");
         model.files.insert(a.to_owned(), second);
         model.files.insert(b.to_owned(), first);
     }

@@ -7,6 +7,18 @@
 )]
 
 mod activity;
+mod journal_basic;
+mod journal_full_disk;
+mod journal_model;
+mod journal_recovery;
+mod journal_support;
+mod link_cuts;
+mod link_flow;
+mod link_holds;
+mod link_support;
+mod receiver_door;
+mod sender_session;
+mod wire_codec;
 mod applier_cuts;
 mod applier_kills;
 mod applier_mirror;
