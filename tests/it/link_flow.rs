@@ -27,8 +27,8 @@ fn a_new_target_gets_a_mirror_and_then_what_happens() {
     let state = site.await_caught_up(&source, &sender);
     assert_eq!(site.files(), source.files());
     assert_eq!(source.mirrors_begun.load(Ordering::SeqCst), 1);
-    assert_eq!((state.lag.ops, state.lag.bytes), (0, 0));
-    assert_eq!(state.lag.seconds, 0.0);
+    assert_eq!((state.lags.applied.ops, state.lags.applied.bytes), (0, 0));
+    assert_eq!(state.lags.applied.seconds, 0.0);
     assert_eq!(state.marks.durable, source.journal.end());
     assert!(state.sent_bytes > 0 && state.wire_bytes > 0 && state.mirror_bytes > 0);
     assert_eq!(state.error, None);
@@ -145,9 +145,9 @@ fn a_target_that_is_down_is_waited_for() {
     let text = state.error.unwrap();
     assert!(text.contains(&address.to_string()), "{text}");
     assert!(text.contains("doppelfs target serve"), "{text}");
-    assert_eq!(state.lag.ops, 100);
-    assert!(state.lag.bytes > 100_000 && state.lag.bytes < 130_000);
-    assert!(state.lag.seconds > 0.0);
+    assert_eq!(state.lags.applied.ops, 100);
+    assert!(state.lags.applied.bytes > 100_000 && state.lags.applied.bytes < 130_000);
+    assert!(state.lags.applied.seconds > 0.0);
     let mut options = site.options();
     options.listen = address;
     site.target = Some(doppelfs::receiver::Target::serve(options).unwrap());

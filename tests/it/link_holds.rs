@@ -30,7 +30,7 @@ fn a_replica_changed_by_hand_is_held_until_a_mirror_repairs_it() {
     let text = state.error.unwrap();
     assert!(text.contains("/a"), "{text}");
     assert!(state.marks.applied < state.marks.received);
-    assert!(state.lag.ops >= 1);
+    assert!(state.lags.applied.ops >= 1);
     sender.require_mirror();
     let state = site.await_caught_up(&source, &sender);
     assert_eq!(site.files(), source.files());

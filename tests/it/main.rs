@@ -7,18 +7,6 @@
 )]
 
 mod activity;
-mod journal_basic;
-mod journal_full_disk;
-mod journal_model;
-mod journal_recovery;
-mod journal_support;
-mod link_cuts;
-mod link_flow;
-mod link_holds;
-mod link_support;
-mod receiver_door;
-mod sender_session;
-mod wire_codec;
 mod applier_cuts;
 mod applier_kills;
 mod applier_mirror;
@@ -45,11 +33,15 @@ mod journal_full_disk;
 mod journal_model;
 mod journal_recovery;
 mod journal_support;
+mod link_cuts;
 mod link_flow;
+mod link_holds;
 mod link_support;
 mod passthrough;
+mod receiver_door;
 #[path = "../support/scratch.rs"]
 mod scratch;
+mod sender_session;
 mod stats;
 mod supervisor;
 mod sync;

@@ -353,5 +353,5 @@ fn a_target_that_stores_nothing_gets_no_more_than_the_window() {
     let state = stage.await_state(&sender, |s| s.marks.durable == Seq(81));
     assert!(state.sent_bytes >= 80 << 20);
     assert!(state.wire_bytes < 8 << 20, "compressed");
-    assert_eq!(state.lag.bytes, 0);
+    assert_eq!(state.lags.applied.bytes, 0);
 }
