@@ -6,6 +6,15 @@
     reason = "support is shared by the modules of one binary"
 )]
 
+mod applier_cuts;
+mod applier_kills;
+mod applier_mirror;
+mod applier_model;
+mod applier_real;
+mod applier_rig;
+mod applier_rows;
+mod applier_traps;
+mod applier_world;
 mod journal_basic;
 mod journal_full_disk;
 mod journal_model;
@@ -18,12 +27,3 @@ mod link_support;
 mod receiver_door;
 mod sender_session;
 mod wire_codec;
-mod applier_cuts;
-mod applier_kills;
-mod applier_mirror;
-mod applier_model;
-mod applier_real;
-mod applier_rig;
-mod applier_rows;
-mod applier_traps;
-mod applier_world;
