@@ -63,9 +63,11 @@ fn run_sessions(shared: &Arc<Shared>) {
         let lasted = sys::monotonic_ns() - began;
         if lasted > GOOD_SESSION_NS || shared.received() > before {
             pause = BACKOFF_MIN;
-            batch_bytes = (batch_bytes * 2).min(limits::BATCH_BYTES_MAX);
         } else {
             batch_bytes = (batch_bytes / 4).max(BATCH_BYTES_MIN);
+        }
+        if lasted > GOOD_SESSION_NS {
+            batch_bytes = limits::BATCH_BYTES_MAX;
         }
         if !shared.pause(jittered(pause)) {
             break;
