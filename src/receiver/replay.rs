@@ -615,9 +615,7 @@ impl Replay {
         let positioned = self.reader.is_some();
         drop(self.reader.take());
         match self.applier.close() {
-            Ok(()) if positioned => stream
-                .journal
-                .advance(CURSOR, applied.min(stream.board().applied)),
+            Ok(()) if positioned => stream.journal.advance(CURSOR, applied),
             Ok(()) => {}
             Err(e) => warn!(stream = stream.number, error = %e, "last checkpoint failed"),
         }

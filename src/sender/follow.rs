@@ -25,6 +25,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const BATCHES_READY: usize = 2;
 /// The journal wakes the thread; this bounds a wake-up that came just before the wait.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// Smallest limit of a batch, for links that break before a large one is through.
+const BATCH_BYTES_MIN: usize = 4 << 10;
 /// A session that lasted so long was a good one.
 const GOOD_SESSION_NS: u64 = 5_000_000_000;
 
@@ -41,6 +43,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
 fn run_sessions(shared: &Arc<Shared>) {
     let mut pause = BACKOFF_MIN;
     let mut jump_required = false;
+    let mut batch_bytes = limits::BATCH_BYTES_MAX;
     loop {
         let (began, before) = (sys::monotonic_ns(), shared.received());
         shared.arm();
@@ -48,7 +51,7 @@ fn run_sessions(shared: &Arc<Shared>) {
             break;
         }
         jump_required |= shared.take_mirror_request();
-        if let Err(e) = one_session(shared, &mut jump_required) {
+        if let Err(e) = one_session(shared, &mut jump_required, batch_bytes) {
             jump_required |= needs_jump(&e);
             shared.end_session(e);
         }
@@ -60,6 +63,11 @@ fn run_sessions(shared: &Arc<Shared>) {
         let lasted = sys::monotonic_ns() - began;
         if lasted > GOOD_SESSION_NS || shared.received() > before {
             pause = BACKOFF_MIN;
+        } else {
+            batch_bytes = (batch_bytes / 4).max(BATCH_BYTES_MIN);
+        }
+        if lasted > GOOD_SESSION_NS {
+            batch_bytes = limits::BATCH_BYTES_MAX;
         }
         if !shared.pause(jittered(pause)) {
             break;
@@ -135,7 +143,11 @@ pub(super) fn resume(shared: &Shared) {
 }
 
 /// One session, from the connection attempt to its end.
-fn one_session(shared: &Arc<Shared>, jump_required: &mut bool) -> Result<(), Error> {
+fn one_session(
+    shared: &Arc<Shared>,
+    jump_required: &mut bool,
+    batch_bytes: usize,
+) -> Result<(), Error> {
     let options = &shared.options;
     let runtime = &options.runtime;
     let greeted = runtime.block_on(async {
@@ -168,7 +180,7 @@ fn one_session(shared: &Arc<Shared>, jump_required: &mut bool) -> Result<(), Err
     let (batches, ready) = mpsc::channel(BATCHES_READY);
     let writing = runtime.spawn(write_task(Arc::clone(shared), writer, ready));
     let reading = runtime.spawn(read_task(Arc::clone(shared), reader));
-    let followed = follow(shared, frames, &batches);
+    let followed = follow(shared, frames, &batches, batch_bytes);
     if let Err(e) = followed {
         *jump_required |= needs_jump(&e);
         shared.end_session(e);
@@ -249,9 +261,9 @@ impl Filling {
     }
 
     /// Adds a frame; false when it does not fit any more.
-    fn add(&mut self, frame: &crate::codec::Frame, bytes_end: u64) -> bool {
+    fn add(&mut self, frame: &crate::codec::Frame, bytes_end: u64, batch_bytes: usize) -> bool {
         let bytes = frame.bytes();
-        if !self.raw.is_empty() && self.raw.len() + bytes.len() > limits::BATCH_BYTES_MAX {
+        if !self.raw.is_empty() && self.raw.len() + bytes.len() > batch_bytes {
             return false;
         }
         self.raw.extend_from_slice(bytes);
@@ -274,6 +286,7 @@ fn follow(
     shared: &Shared,
     mut reader: Reader,
     batches: &mpsc::Sender<Outgoing>,
+    batch_bytes: usize,
 ) -> Result<(), Error> {
     let journal = &shared.options.journal;
     let mut packer = Packer::new();
@@ -287,7 +300,7 @@ fn follow(
                 None => reader.next().map_err(journal_failed)?,
             };
             let Some(frame) = next else { break };
-            if !filling.add(&frame, reader.bytes()) {
+            if !filling.add(&frame, reader.bytes(), batch_bytes) {
                 carried = Some(frame);
                 break;
             }

@@ -46,4 +46,6 @@ mod stats;
 mod supervisor;
 mod sync;
 mod trees;
+mod receiver_door;
+mod sender_session;
 mod wire_codec;
