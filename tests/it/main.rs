@@ -1,5 +1,6 @@
 //! Tests that drive each room through its door.
 #![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(
     unreachable_pub,
     reason = "support is shared by the modules of one binary"
