@@ -8,12 +8,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::sync::{Mutex, Rank};
-use crate::types::{FileId, Seq};
+use crate::types::{FileId, Position, Seq};
 
+use super::engine::Applier;
 use super::error::Error;
 use super::ledger::{Ledger, Meta};
 use super::map::Change;
-use super::replica::Syncer;
+use super::replica::{Marker, Replica, Syncer};
 
 /// What jobs have achieved. A job covers every change since the last one that *succeeded*, so one
 /// that is overtaken has nothing left to do.
@@ -97,5 +98,103 @@ impl Flights {
     /// Is something handed out that no job has committed?
     pub(super) fn has_uncommitted(&self, committed: u64) -> bool {
         self.flying.iter().any(|(number, _)| *number > committed)
+    }
+}
+
+impl<R: Replica> Applier<R> {
+    /// A checkpoint of everything applied, to be run on any thread. `None`: nothing to do, or the
+    /// last operation failed half-way and must be completed first.
+    ///
+    /// # Errors
+    /// [`Error::Sync`] when the replica cannot be prepared for it.
+    pub fn begin_checkpoint(&mut self) -> Result<Option<CheckpointJob>, Error> {
+        let (committed, durable) = self.achieved.get();
+        if let Err(error) = self.table.rotate(self.applied(), durable) {
+            tracing::warn!(%error, "changes stay in one file");
+        }
+        let idle = self.checkpointed == self.applied()
+            && !self.map.is_dirty()
+            && !self.flights.has_uncommitted(committed);
+        if idle || self.doubt || self.meta.position.is_none() {
+            return Ok(None);
+        }
+        self.make_job().map(Some)
+    }
+
+    pub(super) fn make_job(&mut self) -> Result<CheckpointJob, Error> {
+        let (committed, _) = self.achieved.get();
+        let seq = self.applied();
+        if let Some(position) = self.meta.position.filter(|_| self.keeps_order) {
+            let marked = self.replica.mark(Marker {
+                position,
+                moving: None,
+            });
+            marked.map_err(|source| Error::Sync { source })?;
+        }
+        let syncer = self.replica.syncer();
+        let syncer = syncer.map_err(|source| Error::Sync { source })?;
+        let fresh = self.map.take_dirty();
+        let (number, ids) = self.flights.launch(fresh, committed);
+        self.meta.epoch = self.map.epoch();
+        self.checkpointed = seq;
+        Ok(CheckpointJob {
+            number,
+            seq,
+            syncer,
+            changes: self.map.snapshot(ids),
+            meta: self.meta.clone(),
+            ledger: Arc::clone(&self.ledger),
+            achieved: Arc::clone(&self.achieved),
+        })
+    }
+
+    /// Everything applied is durable when it returns.
+    ///
+    /// # Errors
+    /// As [`CheckpointJob::run`].
+    pub fn checkpoint_now(&mut self) -> Result<Seq, Error> {
+        let (_, durable) = self.achieved.get();
+        if let Err(error) = self.table.rotate(self.applied(), durable) {
+            tracing::warn!(%error, "changes stay in one file");
+        }
+        self.make_job()?.run()
+    }
+
+    /// Closes in order: a last checkpoint that says so, so that the next start has nothing to redo
+    /// whatever becomes of the host.
+    ///
+    /// # Errors
+    /// As [`CheckpointJob::run`]; what was applied stays applied.
+    pub fn close(mut self) -> Result<(), Error> {
+        if self.meta.position.is_none() || self.doubt {
+            return Ok(());
+        }
+        self.meta.clean = true;
+        self.make_job()?.run()?;
+        Ok(())
+    }
+
+    /// Stands at another position: legal only directly before a full mirror, whatever the replica
+    /// holds.
+    ///
+    /// # Errors
+    /// As [`CheckpointJob::run`], [`Error::Table`]; call it again.
+    pub fn reset_to(&mut self, position: Position) -> Result<(), Error> {
+        self.table.invalidate();
+        self.parts = None;
+        self.doubt = false;
+        self.barrier = false;
+        self.recovering_until = Seq::ZERO;
+        self.meta.position = Some(position);
+        self.meta.jump = true;
+        self.meta.lenient = true;
+        self.meta.mirror = None;
+        self.wants.clear();
+        self.map.settle();
+        self.meta_changed = false;
+        self.make_job()?.run()?;
+        let identity = self.identity();
+        let at = (position.history, position.seq);
+        self.table.begin(identity, at, Seq::ZERO)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::codec::Frame;
 use crate::types::{Body, Entry, FileId, Op, Position, Scope, Seq};
 
-use super::checkpoint::{Achieved, CheckpointJob, Flights};
+use super::checkpoint::{Achieved, Flights};
 use super::error::{Error, Fault, tells_divergence};
 use super::ledger::{Ledger, Meta, SledLedger};
 use super::map::Map;
@@ -53,6 +53,7 @@ pub(super) struct Record<'a> {
 /// The parts of a listing that have come so far.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
+    dir: Option<FileId>,
     entries: Vec<Entry>,
     last: Seq,
 }
@@ -68,7 +69,7 @@ pub struct Applier<R: Replica> {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) achieved: Arc<Achieved>,
     pub(super) flights: Flights,
-    parts: Option<Parts>,
+    pub(super) parts: Option<Parts>,
     /// The next operation may be done in part or whole (crash, or an error half-way).
     pub(super) doubt: bool,
     /// A checkpoint must be committed before anything else is applied.
@@ -76,7 +77,7 @@ pub struct Applier<R: Replica> {
     /// Until this is applied the replica may hold effects of later operations.
     pub(super) recovering_until: Seq,
     pub(super) keeps_order: bool,
-    checkpointed: Seq,
+    pub(super) checkpointed: Seq,
 }
 
 impl<R: Replica> Applier<R> {
@@ -213,44 +214,57 @@ impl<R: Replica> Applier<R> {
         if starts {
             self.parts = None;
         }
-        let expected = self.parts.as_ref().map_or(applied, |parts| parts.last);
-        if header.prev_seq != expected {
-            return Err(Error::OutOfOrder {
-                found: header.seq,
-                found_prev: header.prev_seq,
-                expected,
-            });
-        }
         let seq = header.seq;
         let mut body = frame
             .body()
             .map_err(|source| Error::Record { seq, source })?;
-        if let Op::Listing { entries, .. } = &mut body.op
-            && (header.has_more() || self.parts.is_some())
-        {
-            let parts = self.parts.get_or_insert_default();
-            if header.has_more() {
-                parts.entries.append(entries);
-                parts.last = seq;
-                return Ok(());
-            }
-            // An error must leave the parts as they are.
-            let mut all = std::mem::take(&mut parts.entries);
-            let before = all.len();
-            all.append(entries);
-            *entries = all;
-            let outcome = self.apply_whole(seq, &body, frame.payload());
-            if let (Err(_), Op::Listing { entries, .. }) = (&outcome, &mut body.op) {
-                entries.truncate(before);
-                if let Some(parts) = &mut self.parts {
-                    parts.entries = std::mem::take(entries);
-                }
-            } else {
-                self.parts = None;
-            }
-            return outcome;
+        let of_group = match (&self.parts, &body.op) {
+            (None, _) => true,
+            (Some(parts), Op::Listing { id, .. }) => parts.dir == Some(*id),
+            (Some(_), _) => false,
+        };
+        let expected = self.parts.as_ref().map_or(applied, |parts| parts.last);
+        if header.prev_seq != expected || !of_group {
+            return Err(Error::OutOfOrder {
+                found: seq,
+                found_prev: header.prev_seq,
+                expected,
+            });
+        }
+        if header.has_more() || self.parts.is_some() {
+            return self.apply_part(frame, &mut body);
         }
         self.apply_whole(seq, &body, frame.payload())
+    }
+
+    /// Keeps a part of a listing; the last one is applied with all before it.
+    fn apply_part(&mut self, frame: &Frame, body: &mut Body) -> Result<(), Error> {
+        let seq = frame.header().seq;
+        let Op::Listing { id, entries, .. } = &mut body.op else {
+            let op = body.op.kind().word();
+            return Err(Error::NotAListing { seq, op });
+        };
+        let parts = self.parts.get_or_insert_default();
+        if frame.header().has_more() {
+            parts.dir = Some(*id);
+            parts.entries.append(entries);
+            parts.last = seq;
+            return Ok(());
+        }
+        let before = parts.entries.len();
+        let mut all = std::mem::take(&mut parts.entries);
+        all.append(entries);
+        *entries = all;
+        let outcome = self.apply_whole(seq, body, frame.payload());
+        match (&outcome, &mut body.op, &mut self.parts) {
+            // An error must leave the parts as they were.
+            (Err(_), Op::Listing { entries, .. }, Some(parts)) => {
+                entries.truncate(before);
+                parts.entries = std::mem::take(entries);
+            }
+            _ => self.parts = None,
+        }
+        outcome
     }
 
     fn apply_whole(&mut self, seq: Seq, body: &Body, payload: &[u8]) -> Result<(), Error> {
@@ -444,102 +458,6 @@ impl<R: Replica> Applier<R> {
                 }
             }
         }
-    }
-
-    /// A checkpoint of everything applied, to be run on any thread. `None`: nothing to do, or the
-    /// last operation failed half-way and must be completed first.
-    ///
-    /// # Errors
-    /// [`Error::Sync`] when the replica cannot be prepared for it.
-    pub fn begin_checkpoint(&mut self) -> Result<Option<CheckpointJob>, Error> {
-        let (committed, durable) = self.achieved.get();
-        if let Err(error) = self.table.rotate(self.applied(), durable) {
-            tracing::warn!(%error, "changes stay in one file");
-        }
-        let idle = self.checkpointed == self.applied()
-            && !self.map.is_dirty()
-            && !self.flights.has_uncommitted(committed);
-        if idle || self.doubt || self.meta.position.is_none() {
-            return Ok(None);
-        }
-        self.make_job().map(Some)
-    }
-
-    pub(super) fn make_job(&mut self) -> Result<CheckpointJob, Error> {
-        let (committed, _) = self.achieved.get();
-        let seq = self.applied();
-        if let Some(position) = self.meta.position.filter(|_| self.keeps_order) {
-            let marked = self.replica.mark(Marker {
-                position,
-                moving: None,
-            });
-            marked.map_err(|source| Error::Sync { source })?;
-        }
-        let syncer = self.replica.syncer();
-        let syncer = syncer.map_err(|source| Error::Sync { source })?;
-        let fresh = self.map.take_dirty();
-        let (number, ids) = self.flights.launch(fresh, committed);
-        self.meta.epoch = self.map.epoch();
-        self.checkpointed = seq;
-        Ok(CheckpointJob {
-            number,
-            seq,
-            syncer,
-            changes: self.map.snapshot(ids),
-            meta: self.meta.clone(),
-            ledger: Arc::clone(&self.ledger),
-            achieved: Arc::clone(&self.achieved),
-        })
-    }
-
-    /// Everything applied is durable when it returns.
-    ///
-    /// # Errors
-    /// As [`CheckpointJob::run`].
-    pub fn checkpoint_now(&mut self) -> Result<Seq, Error> {
-        let (_, durable) = self.achieved.get();
-        if let Err(error) = self.table.rotate(self.applied(), durable) {
-            tracing::warn!(%error, "changes stay in one file");
-        }
-        self.make_job()?.run()
-    }
-
-    /// Closes in order: a last checkpoint that says so, so that the next start has nothing to redo
-    /// whatever becomes of the host.
-    ///
-    /// # Errors
-    /// As [`CheckpointJob::run`]; what was applied stays applied.
-    pub fn close(mut self) -> Result<(), Error> {
-        if self.meta.position.is_none() || self.doubt {
-            return Ok(());
-        }
-        self.meta.clean = true;
-        self.make_job()?.run()?;
-        Ok(())
-    }
-
-    /// Stands at another position: legal only directly before a full mirror, whatever the replica
-    /// holds.
-    ///
-    /// # Errors
-    /// As [`CheckpointJob::run`], [`Error::Table`]; call it again.
-    pub fn reset_to(&mut self, position: Position) -> Result<(), Error> {
-        self.table.invalidate();
-        self.parts = None;
-        self.doubt = false;
-        self.barrier = false;
-        self.recovering_until = Seq::ZERO;
-        self.meta.position = Some(position);
-        self.meta.jump = true;
-        self.meta.lenient = true;
-        self.meta.mirror = None;
-        self.wants.clear();
-        self.map.settle();
-        self.meta_changed = false;
-        self.make_job()?.run()?;
-        let identity = self.identity();
-        let at = (position.history, position.seq);
-        self.table.begin(identity, at, Seq::ZERO)
     }
 
     pub(super) fn identity(&self) -> Identity {

@@ -115,6 +115,14 @@ pub enum Error {
         /// What it should follow.
         expected: Seq,
     },
+    /// Only listings come in several frames; the record is not understood. Nothing was changed.
+    #[error("record {seq} ({op}) says that more follows, as only a listing may")]
+    NotAListing {
+        /// The record.
+        seq: Seq,
+        /// The kind of the operation.
+        op: &'static str,
+    },
     /// Nothing is known about the replica: a position must be set (`reset_to`) before a mirror.
     #[error("replica has no position: a full mirror must come first")]
     NoPosition,

@@ -320,6 +320,10 @@ impl Source {
 
     pub fn write(&mut self) -> Option<Made> {
         let ino = self.pick_file()?;
+        self.write_to(ino)
+    }
+
+    pub fn write_to(&mut self, ino: u64) -> Option<Made> {
         let offset = self.rng.random_range(0..200);
         let data = self.bytes(64);
         self.world.write(ino, offset, &data).ok()?;
@@ -332,6 +336,10 @@ impl Source {
 
     fn truncate(&mut self) -> Option<Made> {
         let ino = self.pick_file()?;
+        self.truncate_to(ino)
+    }
+
+    pub fn truncate_to(&mut self, ino: u64) -> Option<Made> {
         let size = self.rng.random_range(0..200);
         self.world.truncate(ino, size).ok()?;
         let op = Op::Truncate {

@@ -351,3 +351,48 @@ fn large_directory_is_mirrored_quickly() {
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 100_000);
     drop(Scratch::new());
 }
+
+/// Not a promise: prints what one thread reaches on a tmpfs.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_small_operations() {
+    if !is_root() {
+        return;
+    }
+    const COUNT: usize = 100_000;
+    let base = Base::new("/dev/shm");
+    let mut source = Source::new(1);
+    let (mut applier, _) = base.open();
+    let position = Position {
+        history: HISTORY,
+        seq: Seq::ZERO,
+    };
+    applier.reset_to(position).unwrap();
+    mirror(&mut source, &mut applier, 1);
+    source.taste.things_max = 400;
+    source.taste.shifts = false;
+    for (what, write_only) in [
+        ("mixed operations", false),
+        ("writes of up to 64 bytes", true),
+    ] {
+        let frames: Vec<_> = (0..COUNT)
+            .map(|_| {
+                let made = match write_only {
+                    true => source.write().unwrap(),
+                    false => source.step(),
+                };
+                source.seal(&made, false)
+            })
+            .collect();
+        let started = sys::monotonic_ns();
+        let mut applied = 0;
+        for frame in &frames {
+            match applier.apply(frame) {
+                Ok(()) => applied += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let seconds = (sys::monotonic_ns() - started) as f64 / 1e9;
+        println!("{what}: {:.0} per second", f64::from(applied) / seconds);
+    }
+}

@@ -1,6 +1,7 @@
 //! Rooms through their doors, without a mount.
 #![allow(missing_docs, reason = "tests")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(
     unreachable_pub,
     reason = "support is shared by the modules of one binary"
