@@ -10,6 +10,7 @@ use crate::journal;
 use crate::mirror::Mirror;
 use crate::sys;
 use crate::types::Seq;
+use crate::wire::TargetState;
 
 use super::source::Source;
 use super::start::time_of;
@@ -77,7 +78,16 @@ fn queue_show(source: &Source) -> Reply {
 
 fn start_mirror(source: &Source) -> Result<Reply, Refusal> {
     match Mirror::begin_full(&source.capture) {
-        Ok((mirror, _)) => Ok(Reply::MirrorStarted { mirror }),
+        Ok((mirror, _)) => {
+            // Behind a record that cannot be applied the mirror would wait for ever: those
+            // connections begin anew with it.
+            for sender in source.senders.lock().iter() {
+                if sender.state().target_state == TargetState::Retrying {
+                    sender.require_mirror();
+                }
+            }
+            Ok(Reply::MirrorStarted { mirror })
+        }
         Err(error) => Err(Refusal::new(
             RefusalCode::State,
             format!("the queue failed: {error}"),

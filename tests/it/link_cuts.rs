@@ -104,7 +104,7 @@ fn every_record_passes_once_through_two_hundred_cuts() {
     let mut number = 0u32;
     while cutter.cuts.load(Ordering::SeqCst) < 200 {
         // No faster than the link lets through.
-        let room = 40u64.saturating_sub(sender.state().lag.ops);
+        let room = 40u64.saturating_sub(sender.state().lags.applied.ops);
         for _ in 0..rng.random_range(0..=room) {
             number += 1;
             let mut data = number.to_le_bytes().to_vec();

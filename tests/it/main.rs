@@ -1,7 +1,6 @@
 //! Rooms through their doors, without a mount.
 #![allow(missing_docs, reason = "tests")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(
     unreachable_pub,
     reason = "support is shared by the modules of one binary"
@@ -47,6 +46,4 @@ mod stats;
 mod supervisor;
 mod sync;
 mod trees;
-mod receiver_door;
-mod sender_session;
 mod wire_codec;
