@@ -274,10 +274,9 @@ fn a_read_only_target_is_reported_and_goes_on_when_it_is_writable() {
             .succeed();
     };
     tmpfs("size=64m");
-    fixture.start();
-    std::fs::write(fixture.path("before"), b"applied").expect("write");
-    fixture.caught_up();
+    fixture.target.start();
     tmpfs("remount,ro,size=64m");
+    fixture.mount();
     assert_complains(&fixture, &["read-only"]);
     tmpfs("remount,rw,size=64m");
     fixture.assert_equal();
