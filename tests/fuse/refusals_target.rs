@@ -186,7 +186,9 @@ fn a_port_in_use_is_named() {
     target.start();
     let second = Scratch::new("port-second");
     let listen = format!("127.0.0.1:{}", target.port());
-    serve_at(&second, second.path(), &listen, &["--insecure-loopback"])
+    let root = second.path().join("root");
+    std::fs::create_dir(&root).expect("mkdir");
+    serve_at(&second, &root, &listen, &["--insecure-loopback"])
         .expect_code(2)
         .expect_words(&[&target.port().to_string()]);
     target.stop();
