@@ -26,6 +26,15 @@ struct Load {
     renames: AtomicU64,
 }
 
+/// Ends the load when dropped.
+struct EndOfLoad<'a>(&'a Load);
+
+impl Drop for EndOfLoad<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
 fn plant(root: &Path, seed: u64, files: u64, bytes: u64) {
     let each = usize::try_from(bytes / files.max(1)).expect("a size");
     let content = random_bytes(seed, each + 4096);
@@ -122,7 +131,9 @@ fn mirror_once(round: u64, seed: u64) {
             let root = &root;
             scope.spawn(move || write_files(root, seed + writer, files, load));
         }
-        let causes = Causes::start(&root.join("top-0"));
+        // Also when an assertion below fails: the scope waits for these threads.
+        let _end = EndOfLoad(load);
+        let causes = Causes::start(&root.join("causes"));
         let done = || {
             let (writes, renames) = (&load.writes, &load.renames);
             (
@@ -143,7 +154,6 @@ fn mirror_once(round: u64, seed: u64) {
         let during = (done().0 - before.0, done().1 - before.1);
         let sent = fixture.connection().mirror_bytes();
         let pairs = causes.stop();
-        load.is_over.store(true, Ordering::Relaxed);
         println!(
             "round {round}: {files} files, {sent} bytes mirrored, during it {} writes and {} \
              directory renames, pairs {pairs:?}",

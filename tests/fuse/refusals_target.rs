@@ -186,7 +186,9 @@ fn a_port_in_use_is_named() {
     target.start();
     let second = Scratch::new("port-second");
     let listen = format!("127.0.0.1:{}", target.port());
-    serve_at(&second, second.path(), &listen, &["--insecure-loopback"])
+    let root = second.path().join("root");
+    std::fs::create_dir(&root).expect("mkdir");
+    serve_at(&second, &root, &listen, &["--insecure-loopback"])
         .expect_code(2)
         .expect_words(&[&target.port().to_string()]);
     target.stop();
@@ -274,10 +276,9 @@ fn a_read_only_target_is_reported_and_goes_on_when_it_is_writable() {
             .succeed();
     };
     tmpfs("size=64m");
-    fixture.start();
-    std::fs::write(fixture.path("before"), b"applied").expect("write");
-    fixture.caught_up();
+    fixture.target.start();
     tmpfs("remount,ro,size=64m");
+    fixture.mount();
     assert_complains(&fixture, &["read-only"]);
     tmpfs("remount,rw,size=64m");
     fixture.assert_equal();

@@ -18,7 +18,7 @@ use std::time::Duration;
 const PAIRS_KEPT: u64 = 50;
 
 /// A writer's pause after each pair: the load goes on for the whole test, the queue stays small.
-const PACE: Duration = Duration::from_micros(500);
+const PACE: Duration = Duration::from_millis(5);
 
 /// Makes what the steps need.
 type Prepare = fn(&Path);

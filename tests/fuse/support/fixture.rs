@@ -109,6 +109,10 @@ impl Fixture {
 
     /// The product's command line with this fixture's sockets.
     pub(crate) fn doppelfs(&self) -> Program {
+        if let Some(watchdog) = &self.watchdog {
+            // Nobody listens any more only when the watchdog has struck already.
+            let _ = watchdog.send(());
+        }
         doppelfs(&self.run_dir)
     }
 
@@ -299,16 +303,21 @@ fn kill_worker(pid: u64) {
     }
 }
 
-/// Frees tests that hang inside a mount that answers no more: after many times the patience the FUSE
-/// connection is aborted. Ends when the sender is dropped.
+/// Frees tests that hang inside a mount that answers no more: when the test has not used the command
+/// line for many times the patience, the FUSE connection is aborted. Ends with the sender.
 fn watch(label: &str, data: &Path) -> mpsc::Sender<()> {
-    let (alive, over) = mpsc::channel();
+    let (alive, signs) = mpsc::channel();
     let (label, data) = (label.to_owned(), data.to_path_buf());
     std::thread::spawn(move || {
-        let ended = over.recv_timeout(patience() * 8);
-        if ended == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("{label}: takes too long, its mount is aborted");
-            abort_connection(&data);
+        loop {
+            match signs.recv_timeout(patience() * 8) {
+                Ok(()) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    eprintln!("{label}: hangs, its mount is aborted");
+                    return abort_connection(&data);
+                }
+            }
         }
     });
     alive
