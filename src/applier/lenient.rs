@@ -238,19 +238,41 @@ impl<R: Replica> Applier<R> {
             Err(e) if is_gone(&e) => return Ok(false),
             found => found.at(inode)?,
         };
-        let from = place(parent, &name);
-        match self.replica.rename(from, at, Moving::ToFree) {
-            // The directory that shall hold it is below it: only where the replica is still in
-            // disorder. That one steps aside first; somebody will list where it belongs.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-                let (above, name) = self.replica.place_of_dir(at.dir).at(at.dir)?;
-                self.displace(place(above, &name), at.dir.object)?;
-                let done = self.replica.rename(from, at, Moving::ToFree);
-                done.at_name(at.dir, at.name)?;
-            }
-            done => done.at_name(at.dir, at.name)?,
-        }
+        self.move_to_free(inode, place(parent, &name), at)?;
         Ok(true)
+    }
+
+    /// Moves an entry to a free name.
+    fn move_to_free(&mut self, inode: Inode, from: Place<'_>, at: Place<'_>) -> Result<(), Fault> {
+        match self.replica.rename(from, at, Moving::ToFree) {
+            // The directory that shall hold it is below it: the replica is still in disorder.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && inode.kind == InodeKind::Dir => {
+                self.step_aside(at.dir, inode.object)?;
+                let done = self.replica.rename(from, at, Moving::ToFree);
+                done.at_name(at.dir, at.name)
+            }
+            done => done.at_name(at.dir, at.name),
+        }
+    }
+
+    /// Takes `dir` out from below `above`, where the source does not have it. On the way up some
+    /// directory is not live, or they could not be so: what it holds there is not to be believed
+    /// and goes to limbo, and the listing that says where it belongs is still to come.
+    fn step_aside(&mut self, dir: Inode, above: Object) -> Result<(), Fault> {
+        let live = self.map.live_dirs();
+        let mut child = dir;
+        while child.object != above {
+            let (parent, name) = self.replica.place_of_dir(child).at(child)?;
+            if !live.contains(&parent.object) {
+                return self.displace(place(parent, &name), child.object);
+            }
+            child = parent;
+        }
+        Err(Fault::Diverged {
+            inode: Some(dir),
+            name: None,
+            what: "a directory would be moved below itself",
+        })
     }
 
     fn free_limbo_name(&mut self, inode: Inode) -> Result<(), Fault> {
@@ -313,8 +335,7 @@ impl<R: Replica> Applier<R> {
             && self.look(source)? == Some(inode.object)
         {
             self.clear_name(at, found)?;
-            let done = self.replica.rename(source, at, Moving::ToFree);
-            done.at_name(at.dir, at.name)?;
+            self.move_to_free(inode, source, at)?;
             self.want_if_stale(guest.id);
             return Ok(());
         }
@@ -340,8 +361,11 @@ impl<R: Replica> Applier<R> {
             let (one, two) = (object(guest.id), object(second.id));
             let (here, there) = (self.look(at_from)?, self.look(at_to)?);
             if one.is_some() && two.is_some() && here == one && there == two {
-                let done = self.replica.rename(at_from, at_to, Moving::Exchange);
-                return done.at_name(to_dir, &to.name);
+                match self.replica.rename(at_from, at_to, Moving::Exchange) {
+                    // One is above the other's new place: the long way sorts it out.
+                    Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+                    done => return done.at_name(to_dir, &to.name),
+                }
             }
         }
         // Nobody may be pushed out of its place by the other's arrival: first both names are

@@ -138,6 +138,15 @@ impl Map {
         (self.trust_of(held) == Trust::Live).then(|| held.inode())
     }
 
+    /// The directories whose entries are exact.
+    pub(super) fn live_dirs(&self) -> HashSet<Object> {
+        let live = self
+            .entries
+            .values()
+            .filter(|held| held.kind == InodeKind::Dir && self.trust_of(held) == Trust::Live);
+        live.map(Held::object).collect()
+    }
+
     /// The object of an id that operations are applied to.
     pub(super) fn touchable(&self, id: FileId) -> Option<Inode> {
         let held = self.entries.get(&id)?;

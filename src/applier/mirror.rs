@@ -160,9 +160,10 @@ impl<R: Replica> Applier<R> {
             // be listed.
             return Ok(());
         };
-        let here: HashSet<Name> = self.replica.names(dir).at(dir)?.into_iter().collect();
+        let names = self.replica.names(dir).at(dir)?;
+        let here: HashSet<&Name> = names.iter().collect();
         let listed: HashSet<&Name> = entries.iter().map(|entry| &entry.name).collect();
-        for name in here.iter().filter(|name| !listed.contains(name)) {
+        for name in names.iter().filter(|name| !listed.contains(name)) {
             if let Some(object) = self.look(place(dir, name))? {
                 self.displace(place(dir, name), object)?;
             }

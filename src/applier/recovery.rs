@@ -131,7 +131,8 @@ impl<R: Replica> Applier<R> {
         let mut applier = Applier::assemble(replica, ledger, table, meta, map);
         let start = applier.start(resume, backlog)?;
         let position = applier.meta.position;
-        let wanted: Vec<_> = applier.map.wanted().collect();
+        let mut wanted: Vec<_> = applier.map.wanted().collect();
+        wanted.sort_unstable_by_key(|(id, _)| *id);
         for (id, kind) in wanted {
             applier.want(id, kind);
         }

@@ -79,7 +79,9 @@ impl Wants {
 
     /// Nothing has been asked for: the source that was asked is gone.
     pub(super) fn reset(&mut self, kind_of: impl Fn(FileId) -> Option<InodeKind>) {
-        let ids: Vec<FileId> = self.all.keys().copied().collect();
+        let mut ids: Vec<FileId> = self.all.keys().copied().collect();
+        // Always the same order: a run can be repeated.
+        ids.sort_unstable();
         self.clear();
         for id in ids {
             if let Some(kind) = kind_of(id) {

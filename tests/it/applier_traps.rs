@@ -178,3 +178,36 @@ fn a_file_made_and_moved_into_a_directory_made_later_is_found() {
         },
     );
 }
+
+/// The stream does not tell that D left X; then X goes into D. On the replica D is still in X.
+#[test]
+fn a_directory_that_moves_below_its_former_child_in_a_mirror_finds_its_place() {
+    let before = |source: &mut Source| {
+        let (x, made) = dir(source, ROOT, "X");
+        vec![made, dir(source, x, "D").1]
+    };
+    let (mut source, mut rig) = prepared(&before);
+    let x = source.world.lookup(ROOT, &name("X")).unwrap().unwrap();
+    let d = source.world.lookup(x, &name("D")).unwrap().unwrap();
+    mv(&mut source, (x, "D"), (ROOT, "D"));
+    let gap = doppelfs::types::Body::of(Op::Gap {
+        ids: vec![id_of(ROOT), id_of(x), id_of(d)],
+        everything: false,
+    });
+    let begin = source.mirror_begin(2, doppelfs::types::Scope::Partial);
+    let listing_of_d = source.listing(d, 9);
+    let moved = mv(&mut source, (ROOT, "X"), (d, "X"));
+    let mut all = vec![(gap, Vec::new()), begin];
+    all.extend(listing_of_d);
+    all.push(moved);
+    all.extend(source.listing(x, 9));
+    all.extend(source.listing(ROOT, 9));
+    all.push(Source::mirror_end(2));
+    for made in all {
+        let frame = source.seal(&made, false);
+        rig.journal.push(frame);
+    }
+    rig.catch_up().unwrap();
+    check(&source, &rig, Depth::All, "disorder");
+    assert_eq!(rig.applier().data_state(), doppelfs::applier::DataState::Ok);
+}
