@@ -1,6 +1,7 @@
 //! Options that cannot be.
 
 use crate::types::NameError;
+use crate::wire::AddressError;
 
 /// What is wrong with what was asked for. Nothing was looked at yet, nothing changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -41,13 +42,8 @@ pub enum OptionError {
     #[error("mount options {0:?}: a '\"' is opened and not closed")]
     OpenQuote(String),
     /// Not an address of a target.
-    #[error("target {text:?}: {reason}; write HOST:PORT or HOST:PORT:PATH, IPv6 in brackets")]
-    Target {
-        /// As given.
-        text: String,
-        /// What is wrong.
-        reason: &'static str,
-    },
+    #[error(transparent)]
+    Target(#[from] AddressError),
     /// No name for the set was given and the directory's own cannot be one.
     #[error("{0}; give another with --set NAME")]
     SetName(NameError),

@@ -22,7 +22,6 @@ mod mount;
 mod quantity;
 mod state;
 mod target;
-mod target_addr;
 
 pub use check::{MountRefusal, Surroundings, check_mount};
 pub use error::OptionError;
@@ -31,4 +30,3 @@ pub use mount::{MountFlags, MountOptions, Order, default_run_dir, default_state_
 pub use quantity::{parse_bytes, parse_duration, parse_percent, parse_switch};
 pub use state::{Role, StateError, StateOwner, claim_state};
 pub use target::{TargetOptions, default_target_state_dir};
-pub use target_addr::{DEFAULT_PORT, TargetAddr};

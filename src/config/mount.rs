@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::keys::{VfsFlag, vfs_flag};
-use super::{OptionError, Settings, TargetAddr};
+use super::{OptionError, Settings};
 use super::{parse_bytes, parse_duration, parse_percent, parse_switch};
 use crate::control::Service;
 use crate::types::{SetName, limits};
+use crate::wire::TargetAddr;
 
 /// When a write counts as captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

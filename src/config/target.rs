@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::OptionError;
 use super::mount::{absolute, default_run_dir};
-use super::{DEFAULT_PORT, OptionError};
+use crate::wire::PORT_DEFAULT;
 
 /// What `doppelfs target serve` was asked for, complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ fn parse_listen(text: &str) -> Result<SocketAddr, OptionError> {
         let host = text.trim_start_matches('[').trim_end_matches(']');
         host.parse::<IpAddr>()
             .ok()
-            .map(|ip| SocketAddr::new(ip, DEFAULT_PORT))
+            .map(|ip| SocketAddr::new(ip, PORT_DEFAULT))
     };
     port_only
         .ok()
@@ -63,7 +64,7 @@ impl TargetOptions {
         run_dir: Option<&Path>,
         insecure_loopback: bool,
     ) -> Result<TargetOptions, OptionError> {
-        let default_listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
+        let default_listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT_DEFAULT);
         let listen = listen.map_or(Ok(default_listen), parse_listen)?;
         if !insecure_loopback {
             return Err(OptionError::Unauthenticated(format!(

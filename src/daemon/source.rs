@@ -24,7 +24,7 @@ use crate::supervisor::Ready;
 use crate::sync::{self, Mutex, Rank};
 use crate::sys::{self, FuseMount};
 use crate::types::{Time, limits};
-use crate::wire::{self, Place};
+use crate::wire::Place;
 
 use super::answers::Answers;
 use super::events::{Room, Senders, Wants, Watcher};
@@ -290,11 +290,7 @@ fn connect(
     for (target, &id) in source.options.targets.iter().zip(numbers) {
         let sender = Sender::start(SenderOptions {
             id,
-            target: wire::TargetAddr {
-                host: target.host.clone(),
-                port: target.port,
-                path: target.path.clone(),
-            },
+            target: target.clone(),
             set: source.options.set.clone(),
             source: start::host_name(),
             instance: source.covered.instance,

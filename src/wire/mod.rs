@@ -37,7 +37,7 @@ mod message;
 mod place;
 mod stream;
 
-pub use address::{AddressError, PORT_DEFAULT, TargetAddr};
+pub use address::{AddressError, AddressFault, PORT_DEFAULT, TargetAddr};
 pub use batch::{BATCH_RAW_BYTES_MAX, Frames, Packed, Packer, Unpacker};
 pub use error::Error;
 pub use message::{

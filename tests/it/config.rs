@@ -5,9 +5,10 @@ use crate::cli_scratch::{Scratch, Talker, runtime, serve};
 use doppelfs::cli;
 use doppelfs::config::{
     MOUNT_KEYS, MountOptions, MountRefusal, OptionError, Order, Role, Settings, StateError,
-    StateOwner, Surroundings, TargetAddr, TargetOptions, check_mount, claim_state, is_ignored_key,
-    parse_bytes, parse_duration, parse_percent, parse_switch, split_options,
+    StateOwner, Surroundings, TargetOptions, check_mount, claim_state, is_ignored_key, parse_bytes,
+    parse_duration, parse_percent, parse_switch, split_options,
 };
+use doppelfs::wire::TargetAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -45,5 +45,7 @@ mod sender_session;
 mod stats;
 mod supervisor;
 mod sync;
+mod sys;
 mod trees;
+mod types;
 mod wire_codec;

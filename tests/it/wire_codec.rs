@@ -357,7 +357,6 @@ fn targets_are_read_as_administrators_write_them() {
         ("h:7420:a:b", "h", 7420, Some("a:b")),
         ("[::1]:9:x", "::1", 9, Some("x")),
         ("[::1]", "::1", 7420, None),
-        ("h:9:", "h", 9, None),
     ];
     for (text, host, port, path) in good {
         let found: TargetAddr = text.parse().unwrap();
@@ -367,7 +366,17 @@ fn targets_are_read_as_administrators_write_them() {
         assert_eq!(again, found, "{text}");
     }
     for bad in [
-        "", ":1", "h:", "h:0", "h:70000", "h:x", "[::1", "[::1]x:1", "[]:1",
+        "",
+        ":1",
+        "h:",
+        "h:0",
+        "h:70000",
+        "h:x",
+        "h:9:",
+        "h:9:a/../b",
+        "[::1",
+        "[::1]x:1",
+        "[]:1",
     ] {
         assert!(bad.parse::<TargetAddr>().is_err(), "{bad}");
     }
