@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::run::{Outcome, unexpected};
 use crate::control::{self, Client, Reply, Request, Service};
-use crate::{sync, sys};
+use crate::sync;
+use crate::sys;
 
 /// Time left of a timeout.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::address::{self, Service};
 use super::message::{ANSWER_BYTES_MAX, Message, encode_request};
 use super::{Error, Item, Reply, Request};
-use crate::{sync, sys};
+use crate::sync;
+use crate::sys;
 
 /// How long a worker may be silent before it counts as stopped: several heartbeats, and what a busy
 /// machine adds.

@@ -18,7 +18,7 @@ mod applier_traps;
 mod applier_world;
 mod capture;
 mod cli_commands;
-mod cli_helpers;
+mod cli_mount8;
 mod cli_render;
 mod cli_scratch;
 mod cli_umount;
