@@ -376,7 +376,8 @@ impl Running {
             tracing::error!("the check panicked");
         }
         mirror.stop();
-        for mut sender in std::mem::take(&mut *senders.lock()) {
+        let stopping = std::mem::take(&mut *senders.lock());
+        for mut sender in stopping {
             sender.stop();
         }
         let whole = capture.try_close_gap();
