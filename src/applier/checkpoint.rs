@@ -131,6 +131,7 @@ impl<R: Replica> Applier<R> {
             });
             marked.map_err(|source| Error::Sync { source })?;
         }
+        self.replica.rest();
         let syncer = self.replica.syncer();
         let syncer = syncer.map_err(|source| Error::Sync { source })?;
         let fresh = self.map.take_dirty();

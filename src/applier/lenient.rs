@@ -65,7 +65,7 @@ impl<R: Replica> Applier<R> {
                     (RenameMode::Exchange, Some(other)) => {
                         self.exchange_lenient(guest, other, from, to)?;
                     }
-                    _ => self.rename_lenient(body, guest, (from, to), replaced, *mode)?,
+                    _ => self.rename_lenient(guest, (from, to), replaced, *mode)?,
                 }
                 for (parent, mtime) in [(from.parent, body.dir_mtime), (to.parent, body.to_mtime)] {
                     if let Some(dir) = self.live_dir(parent) {
@@ -286,7 +286,6 @@ impl<R: Replica> Applier<R> {
 
     fn rename_lenient(
         &mut self,
-        body: &Body,
         guest: Guest<'_>,
         (from, to): (&Dentry, &Dentry),
         replaced: &Option<Replaced>,
@@ -301,8 +300,8 @@ impl<R: Replica> Applier<R> {
         if let Some(dir) = from_dir {
             let at = place(dir, &from.name);
             self.remove_name(at, guest.id, false)?;
-            if let RenameMode::Whiteout(id) = mode {
-                self.whiteout(id, at, body)?;
+            if let RenameMode::Whiteout { id, after } = mode {
+                self.whiteout(id, at, &after)?;
             }
         }
         self.drop_replaced(replaced);

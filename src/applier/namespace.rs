@@ -73,7 +73,7 @@ impl<R: Replica> Applier<R> {
                 ..
             } => {
                 let (from_dir, to_dir) = (self.known_dir(from.parent)?, self.known_dir(to.parent)?);
-                self.rename_strict(body, *id, (from_dir, from), (to_dir, to), replaced, *mode)?;
+                self.rename_strict(*id, (from_dir, from), (to_dir, to), replaced, *mode)?;
                 self.dir_time(from_dir, body.dir_mtime)?;
                 self.dir_time(to_dir, body.to_mtime)
             }
@@ -180,7 +180,6 @@ impl<R: Replica> Applier<R> {
 
     fn rename_strict(
         &mut self,
-        body: &Body,
         id: FileId,
         (from_dir, from): (Inode, &Dentry),
         (to_dir, to): (Inode, &Dentry),
@@ -215,11 +214,14 @@ impl<R: Replica> Applier<R> {
                 self.drop_replaced(replaced);
                 Ok(())
             }
-            RenameMode::Whiteout(whiteout) => {
+            RenameMode::Whiteout {
+                id: whiteout,
+                after,
+            } => {
                 self.mark_moving(step.object)?;
                 self.move_strict(&step, over)?;
                 self.drop_replaced(replaced);
-                self.whiteout(whiteout, from, body)
+                self.whiteout(whiteout, from, &after)
             }
         }
     }
@@ -277,9 +279,13 @@ impl<R: Replica> Applier<R> {
         }
     }
 
-    /// What `RENAME_WHITEOUT` leaves behind. The record tells its id, not its attributes: they are
-    /// what the kernel gives, with the caller as owner.
-    pub(super) fn whiteout(&mut self, id: FileId, at: Place<'_>, body: &Body) -> Result<(), Fault> {
+    /// What `RENAME_WHITEOUT` leaves behind.
+    pub(super) fn whiteout(
+        &mut self,
+        id: FileId,
+        at: Place<'_>,
+        after: &Attrs,
+    ) -> Result<(), Fault> {
         let found = self.replica.inspect(at).at_name(at.dir, at.name)?;
         let made = match found {
             Some(found) if self.doubt && found.kind == InodeKind::Other => found,
@@ -290,19 +296,7 @@ impl<R: Replica> Applier<R> {
             }
         };
         self.map.bind(id, made, Trust::Live);
-        let attrs = self.whiteout_attrs(body);
-        self.match_attrs(made, &attrs, None)
-    }
-
-    pub(super) fn whiteout_attrs(&self, body: &Body) -> Attrs {
-        Attrs {
-            mode: libc::S_IFCHR,
-            uid: body.caller.uid,
-            gid: body.caller.gid,
-            nlink: 1,
-            size: 0,
-            mtime: body.dir_mtime.unwrap_or_default(),
-        }
+        self.match_attrs(made, after, None)
     }
 }
 

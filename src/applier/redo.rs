@@ -201,7 +201,7 @@ impl<R: Replica> Applier<R> {
                 let other = replaced.as_ref().map(|replaced| replaced.id);
                 let swapped = other.filter(|_| *mode == RenameMode::Exchange);
                 newborn.renamed(*id, from, to, swapped);
-                if let RenameMode::Whiteout(whiteout) = mode {
+                if let RenameMode::Whiteout { id: whiteout, .. } = mode {
                     newborn.born(from, *whiteout, &Node::Char(WHITEOUT_RDEV));
                 }
                 if *mode != RenameMode::Exchange {
@@ -303,7 +303,7 @@ impl<R: Replica> Applier<R> {
                     RenameMode::Plain if replaced.is_some() => Ok(at_from.is_none()),
                     RenameMode::Plain => Ok(at_to.is_some()),
                     RenameMode::Exchange => Ok(moving.is_some() && at_to == moving),
-                    RenameMode::Whiteout(_) => {
+                    RenameMode::Whiteout { .. } => {
                         let done = moving.is_some() && at_to == moving;
                         if done && at_from.is_none() {
                             // Its second half did not survive.
@@ -384,11 +384,10 @@ impl<R: Replica> Applier<R> {
                 [Some(at.parent), None]
             }
             Op::Rename { from, to, mode, .. } => {
-                if let RenameMode::Whiteout(id) = mode
+                if let RenameMode::Whiteout { id, after } = mode
                     && let Some(inode) = self.map.get(*id)
                 {
-                    let attrs = self.whiteout_attrs(body);
-                    self.match_attrs(inode, &attrs, None)?;
+                    self.match_attrs(inode, after, None)?;
                 }
                 [Some(from.parent), Some(to.parent)]
             }

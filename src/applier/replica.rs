@@ -167,6 +167,9 @@ pub trait Replica {
 
     /// The object has lost its last name: nothing that keeps it alive is kept.
     fn forget(&mut self, object: Object);
+    /// Lets go of what is only kept open for speed, so that nobody who runs or remounts the replica
+    /// is hindered by us.
+    fn rest(&mut self) {}
     /// Remembers this in the file system's own metadata, after everything done so far.
     fn mark(&mut self, marker: Marker) -> io::Result<()>;
     /// What was last remembered and has survived.

@@ -11,7 +11,7 @@ use crate::codec::Draft;
 use crate::journal;
 use crate::passthrough::Error;
 use crate::sys::{self, EntryType};
-use crate::types::{Attrs, Body, Entry, FileId, Name, Node, Op, limits};
+use crate::types::{Attrs, Body, Entry, FileId, Name, Node, Op, Xattr, limits};
 
 use super::core::{Capture, c_name};
 
@@ -92,12 +92,43 @@ impl Capture {
         Ok(ImageOutcome::Gone)
     }
 
-    fn xattrs(&self, fd: BorrowedFd<'_>, id: FileId) -> Result<Vec<crate::types::Xattr>, Error> {
-        sys::list_all_xattrs(fd).map_err(|source| Error {
+    /// The extended attributes that fit a record's body, and the rest.
+    pub(super) fn xattrs(
+        &self,
+        fd: BorrowedFd<'_>,
+        id: FileId,
+    ) -> Result<(Vec<Xattr>, Vec<Xattr>), Error> {
+        let mut all = sys::list_all_xattrs(fd).map_err(|source| Error {
             op: "listxattr",
             id: Some(id),
             source,
-        })
+        })?;
+        let mut bytes = 0;
+        let fits = all.iter().position(|xattr| {
+            bytes += xattr.name.len() + xattr.value.len() + 16;
+            bytes > limits::XATTRS_INLINE_BYTES_MAX
+        });
+        let rest = all.split_off(fits.unwrap_or(all.len()));
+        Ok((all, rest))
+    }
+
+    /// Records of their own for extended attributes that did not fit the one before, under the same
+    /// lock.
+    pub(super) fn append_xattrs(
+        &self,
+        id: FileId,
+        after: Attrs,
+        rest: &[Xattr],
+    ) -> Result<(), journal::Error> {
+        for xattr in rest {
+            let mut body = Body::of(Op::SetXattr {
+                id,
+                name: xattr.name.clone(),
+            });
+            body.after = Some(after);
+            self.append(&Draft::new(&body, &xattr.value))?;
+        }
+        Ok(())
     }
 
     fn image_small(
@@ -128,11 +159,12 @@ impl Capture {
             })?;
             bytes.truncate(read);
         }
-        let xattrs = self.xattrs(path_fd.as_fd(), id)?;
+        let (xattrs, rest) = self.xattrs(path_fd.as_fd(), id)?;
         let mut body = Body::of(Op::Image { id, node, xattrs });
         body.after = Some(stat.attrs());
         body.path = self.tree.path_of(path_fd.as_fd());
         self.append(&Draft::new(&body, &bytes))?;
+        self.append_xattrs(id, stat.attrs(), &rest)?;
         Ok(ImageOutcome::Imaged(bytes.len() as u64))
     }
 
@@ -179,8 +211,9 @@ impl Capture {
                     continue 'anew;
                 }
                 if offset >= stat.size {
-                    let xattrs = self.xattrs(fd.as_fd(), id)?;
+                    let (xattrs, rest) = self.xattrs(fd.as_fd(), id)?;
                     append(Op::ImageEnd { id, xattrs }, Some(stat.attrs()), &[])?;
+                    self.append_xattrs(id, stat.attrs(), &rest)?;
                     return Ok(ImageOutcome::Imaged(sent));
                 }
                 let read = |source| Error {
@@ -224,7 +257,7 @@ impl Capture {
             return self.image_of_the_dead(id);
         }
         let parts = self.read_parts(id, fd.as_fd())?;
-        let xattrs = self.xattrs(fd.as_fd(), id)?;
+        let (xattrs, rest) = self.xattrs(fd.as_fd(), id)?;
         let path = self.tree.path_of(fd.as_fd());
         let last = parts.len() - 1;
         let mut drafts = Vec::with_capacity(parts.len());
@@ -251,6 +284,7 @@ impl Capture {
             });
         }
         self.append_group(&drafts)?;
+        self.append_xattrs(id, stat.attrs(), &rest)?;
         drop(locked);
         Ok(ImageOutcome::Imaged(0))
     }

@@ -443,7 +443,11 @@ impl Capture {
             let mode = if flags & libc::RENAME_EXCHANGE != 0 {
                 RenameMode::Exchange
             } else if flags & libc::RENAME_WHITEOUT != 0 {
-                RenameMode::Whiteout(self.tree.entry_id_at(from_dir.as_fd(), from.0, from.1)?)
+                let left = self.tree.lookup(from.0, from.1)?;
+                RenameMode::Whiteout {
+                    id: left.0,
+                    after: left.1.attrs(),
+                }
             } else {
                 RenameMode::Plain
             };

@@ -1,5 +1,7 @@
 //! A set as `status` and `stats` show it: read from memory, never from the mount.
 
+use std::sync::atomic::Ordering;
+
 use crate::control::status::{
     ConnectionStatus, DataState, MirrorState, MirrorStatus, QueueStatus, Replication, RootStatus,
     SetState, SetStatus, TargetState, Transmit,
@@ -35,6 +37,13 @@ impl Source {
 
     fn warnings(&self) -> Vec<String> {
         let mut all = self.warnings.clone();
+        let failed = self.mirrored.failed.load(Ordering::Relaxed);
+        if failed > 0 {
+            all.push(format!(
+                "{failed} times a file could not be read for the mirror; the log names them, and \
+                 they are tried again"
+            ));
+        }
         let mishaps = self.watcher.mishaps.lock();
         if let Some(why) = &mishaps.given_up {
             all.push(format!(

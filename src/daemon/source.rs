@@ -156,8 +156,11 @@ fn serve(
     // From here on the directory is covered.
     let interval = begin_doubt(&capture, doubt, gap_was_set)?;
     start::store(&journal, &covered).context("cannot store the state")?;
-    let place = Place::of(&options.dir, capture.tree().root()).ok();
+    let place = Place::of(&options.dir, capture.tree().root());
     let kernel = mount(options, &capture)?;
+    let place = place
+        .and_then(|place| place.with_mount(&options.mountpoint))
+        .ok();
 
     let senders: Senders = Arc::new(Mutex::new(Rank::Daemon, Vec::new()));
     let ending = Arc::new(OnceLock::new());
@@ -369,7 +372,8 @@ impl Running {
             tracing::error!("the check panicked");
         }
         mirror.stop();
-        for mut sender in std::mem::take(&mut *senders.lock()) {
+        let stopping = std::mem::take(&mut *senders.lock());
+        for mut sender in stopping {
             sender.stop();
         }
         let whole = capture.try_close_gap();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::activity::{Covered, Now, Verdict, assess};
 use crate::capture::Uncovered;
 use crate::config::MountOptions;
-use crate::journal::{self, Journal, Recovery};
+use crate::journal::{self, Journal};
 use crate::sys;
 use crate::types::{FileId, History, Seq, Time};
 
@@ -23,7 +23,6 @@ pub(super) struct Begun {
     pub(super) journal: Arc<Journal>,
     pub(super) covered: Covered,
     pub(super) doubt: Doubt,
-    pub(super) recovery: Recovery,
 }
 
 /// What is in doubt at the start.
@@ -110,7 +109,6 @@ pub(super) fn begin(options: &MountOptions, root: FileId) -> anyhow::Result<Begu
         journal,
         covered,
         doubt,
-        recovery,
     })
 }
 

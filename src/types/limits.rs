@@ -33,6 +33,10 @@ pub const WANT_COUNT_MAX: usize = 4096;
 /// Identities remembered for a gap before everything is in doubt.
 pub const GAP_IDS_MAX: usize = 4096;
 
+/// Bytes of extended attributes that a record carries in its body; more follow as records of their
+/// own.
+pub const XATTRS_INLINE_BYTES_MAX: usize = 256 << 10;
+
 /// Longest value of an extended attribute (`XATTR_SIZE_MAX`).
 pub const XATTR_BYTES_MAX: usize = 64 << 10;
 
@@ -45,6 +49,7 @@ pub const QUEUE_FREE_BYTES_DEFAULT: u64 = 50 << 20;
 /// Per cent of the queue limit at which an alert is given.
 pub const QUEUE_ALERT_PERCENT_DEFAULT: u64 = 50;
 
-const _: () = assert!(LISTING_BYTES_MAX + 2 * XATTR_BYTES_MAX < META_BYTES_MAX);
+const _: () =
+    assert!(LISTING_BYTES_MAX + XATTRS_INLINE_BYTES_MAX + XATTR_BYTES_MAX < META_BYTES_MAX);
 const _: () = assert!((FRAME_BYTES_MAX as u64) < SEGMENT_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX + FRAME_BYTES_MAX < MESSAGE_BYTES_MAX);

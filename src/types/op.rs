@@ -48,9 +48,14 @@ pub enum RenameMode {
     /// `RENAME_EXCHANGE`: both entries swap.
     #[serde(rename = "x")]
     Exchange,
-    /// `RENAME_WHITEOUT`: a character device 0:0 with this id stays behind.
+    /// `RENAME_WHITEOUT`: a character device 0:0 stays behind.
     #[serde(rename = "w")]
-    Whiteout(FileId),
+    Whiteout {
+        /// Its inode.
+        id: FileId,
+        /// Its attributes.
+        after: Attrs,
+    },
 }
 
 /// The inode whose entry a rename took over (or, for an exchange, swapped with).

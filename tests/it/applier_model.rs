@@ -293,7 +293,11 @@ impl Source {
             let mtime = self.world.things[&from].mtime;
             let thing = self.world.things.get_mut(&whiteout)?;
             (thing.mode, thing.mtime) = (0, mtime);
-            mode = RenameMode::Whiteout(id_of(whiteout));
+            let after = self.world.attrs(whiteout).ok()?;
+            mode = RenameMode::Whiteout {
+                id: id_of(whiteout),
+                after,
+            };
             touched.push(id_of(whiteout));
         }
         let replaced = other.zip(node).map(|(other, node)| Replaced {

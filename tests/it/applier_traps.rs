@@ -56,7 +56,7 @@ fn mv(source: &mut Source, from: (u64, &str), to: (u64, &str)) -> Made {
     assert!(!matches!(
         made.0.op,
         Op::Rename {
-            mode: doppelfs::types::RenameMode::Whiteout(_),
+            mode: doppelfs::types::RenameMode::Whiteout { .. },
             ..
         }
     ));

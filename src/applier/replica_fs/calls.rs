@@ -288,6 +288,10 @@ impl Replica for FsReplica {
         self.drop_fd(object);
     }
 
+    fn rest(&mut self) {
+        self.drop_fds();
+    }
+
     fn mark(&mut self, marker: Marker) -> io::Result<()> {
         let mut value = [0; MARKER_BYTES];
         let position = marker.position;

@@ -175,6 +175,10 @@ impl FsReplica {
         self.open_fds.pop(&object);
     }
 
+    pub(super) fn drop_fds(&mut self) {
+        self.open_fds.clear();
+    }
+
     pub(super) fn object_at(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Object> {
         let handle = sys::name_to_handle_at(dir, name)?;
         object_of(&self.codec, &handle)
