@@ -73,8 +73,8 @@
 //! the choice of an errno are absent everywhere but in [`fuse`]; sled is absent everywhere but in
 //! [`journal`] and [`applier`], and nowhere the only copy of anything.
 //!
-//! Architecture invariant: paths are absent below the front door. Files are found by identity, names
-//! are single components in a directory already open; paths in records are for people.
+//! Architecture invariant: paths into the tree are absent below the front door. Files are found by
+//! identity, names are single components in a directory already open; paths in records are for people.
 //!
 //! Architecture invariant: commands that show state never touch a mount; they ask the control socket.
 //!

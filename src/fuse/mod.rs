@@ -4,7 +4,7 @@
 //!
 //! # The contract
 //! A node's number is the inode number below; the root, which the kernel insists to call 1, swaps
-//! with whatever inode below is called 1. Requests carry no generation, so [`Nodes`](nodes) keeps it
+//! with whatever inode below is called 1. Requests carry no generation, so `Nodes` (nodes.rs) keeps it
 //! for every node that the kernel knows: entered before the reply that tells the kernel, dropped when
 //! the kernel forgets.
 //!
