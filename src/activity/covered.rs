@@ -90,7 +90,10 @@ pub fn assess(last: Option<&Covered>, now: &Now<'_>) -> Verdict {
         return Verdict::NewHistory;
     }
     match last.clean {
-        Some(clean) if now.now_ns < clean.ended_ns => Verdict::DoubtAll,
+        // The clock went back since, or did so while it was mounted.
+        Some(clean) if now.now_ns < clean.ended_ns || clean.last_ctime_ns > clean.ended_ns => {
+            Verdict::DoubtAll
+        }
         Some(clean) => Verdict::DoubtAfter(clean.last_ctime_ns),
         None if last.boot == now.boot => {
             let known = now

@@ -76,7 +76,7 @@ impl Capture {
         self.act_as_root()?;
         let node = self.tree.node(id)?;
         let done = self.change_below(id, &node, change);
-        let stat = self.stat_after(node.as_fd(), id)?;
+        let stat = self.or_doubt(self.stat_after(node.as_fd(), id), id)?;
         if stat.nlink > 0 {
             let wants_atime = self.options.atime && change.atime.is_some();
             let op = Op::SetAttr {
@@ -142,7 +142,7 @@ impl Capture {
             id: Some(id),
             source,
         })?;
-        let stat = self.stat_after(node.as_fd(), id)?;
+        let stat = self.or_doubt(self.stat_after(node.as_fd(), id), id)?;
         if stat.nlink > 0 {
             let op = Op::SetXattr {
                 id,
@@ -168,7 +168,7 @@ impl Capture {
             id: Some(id),
             source,
         })?;
-        let stat = self.stat_after(node.as_fd(), id)?;
+        let stat = self.or_doubt(self.stat_after(node.as_fd(), id), id)?;
         if stat.nlink > 0 {
             let op = Op::RemoveXattr {
                 id,

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::passthrough::{Error, OpenFile};
 use crate::sys::{self, CopyRange, FileStat};
-use crate::types::{FileId, Op, limits};
+use crate::types::{FileId, Op, Time, limits};
 
 use super::core::{Call, Capture};
 use super::order::Locked;
@@ -37,11 +37,13 @@ impl Capture {
         let id = file.id;
         let locked = self.lock(&[id]);
         self.act_as(call)?;
+        let began = sys::coarse_now();
         let written = sys::pwrite(file.fd.as_fd(), data, offset).map_err(|source| Error {
             op: "write",
             id: Some(id),
             source,
-        })?;
+        });
+        let written = self.or_record_rest(written, &locked, call, file, began)?;
         let op = Op::Write { id, offset };
         self.record_content(&locked, call, file, op, &data[..written]);
         Ok(written)
@@ -81,7 +83,7 @@ impl Capture {
             Some(file) => sys::ftruncate(file.fd.as_fd(), size).map_err(fail)?,
             None => sys::truncate_fd(node.as_fd(), size).map_err(fail)?,
         }
-        let stat = self.stat_after(node.as_fd(), id)?;
+        let stat = self.or_doubt(self.stat_after(node.as_fd(), id), id)?;
         if stat.nlink > 0 {
             let mut body = self.body(call, Op::Truncate { id, size }, self.path_hint(file, &node));
             body.after = Some(stat.attrs());
@@ -108,11 +110,21 @@ impl Capture {
         if mode & SHIFTING != 0 {
             self.shifts.fetch_add(1, Ordering::AcqRel);
         }
-        sys::fallocate(file.fd.as_fd(), mode, offset, length).map_err(|source| Error {
+        let began = sys::coarse_now();
+        let done = sys::fallocate(file.fd.as_fd(), mode, offset, length).map_err(|source| Error {
             op: "fallocate",
             id: Some(id),
             source,
-        })?;
+        });
+        if done.is_err() && mode & !libc::FALLOC_FL_KEEP_SIZE != 0 {
+            // How much of the range was punched or zeroed before it failed cannot be told.
+            let changed = self.tree.stat_fd(file.fd.as_fd(), id);
+            if changed.map_or(true, |stat| stat.ctime >= began) {
+                self.doubt(&[id], false);
+            }
+            return done;
+        }
+        self.or_record_rest(done, &locked, call, file, began)?;
         let op = Op::Fallocate {
             id,
             mode,
@@ -165,6 +177,34 @@ impl Capture {
             Ok(_) | Err(_) => self.doubt(&[id], false),
         }
         Ok(copied)
+    }
+
+    /// A call that failed below may have changed the file before it did: a full disk leaves what
+    /// fallocate got so far, and a write strips suid before it finds no space. What that came to,
+    /// size and attributes, is recorded.
+    fn or_record_rest<T>(
+        &self,
+        done: Result<T, Error>,
+        locked: &Locked<'_>,
+        call: &Call,
+        file: &OpenFile,
+        began: Time,
+    ) -> Result<T, Error> {
+        if done.is_err() {
+            let (id, fd) = (file.id, file.fd.as_fd());
+            match self.tree.stat_fd(fd, id) {
+                Ok(stat) if stat.ctime >= began => {
+                    let op = Op::Truncate {
+                        id,
+                        size: stat.size,
+                    };
+                    self.record_content(locked, call, file, op, &[]);
+                }
+                Ok(_) => {}
+                Err(_) => self.doubt(&[id], false),
+            }
+        }
+        done
     }
 
     fn record_content(

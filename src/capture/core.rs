@@ -58,7 +58,8 @@ pub trait Observer: Send + Sync {
 pub struct Uncovered {
     /// The last `ctime` that was captured.
     pub after: Time,
-    /// When the mount was there again.
+    /// When the mount was there again, its requests waiting; what is captured later has a later
+    /// `ctime`. While the mount is being made: the end of time.
     pub until: Time,
 }
 
@@ -103,6 +104,9 @@ pub struct Capture {
     last_ctime_ns: AtomicU64,
     checking: AtomicBool,
     uncovered: Mutex<Option<Uncovered>>,
+    /// Directories that moved to another parent while the check walks, so that it may have missed
+    /// them. Rank `Leaf`; nothing happens under it.
+    moved: Mutex<Vec<FileId>>,
     /// Changes whenever a file's bytes move (collapse, insert): images in progress start anew.
     pub(super) shifts: AtomicU64,
 }
@@ -150,6 +154,7 @@ impl Capture {
             last_ctime_ns: AtomicU64::new(0),
             checking: AtomicBool::new(false),
             uncovered: Mutex::new(Rank::Leaf, None),
+            moved: Mutex::new(Rank::Leaf, Vec::new()),
             shifts: AtomicU64::new(0),
         };
         Ok((capture, was_set))
@@ -177,10 +182,23 @@ impl Capture {
         self.checking.store(true, Ordering::Release);
     }
 
-    /// The walk over the whole tree is done.
-    pub fn end_check(&self) {
-        self.checking.store(false, Ordering::Release);
-        *self.uncovered.lock() = None;
+    /// The walk over what it knows is done: takes the directories that moved meanwhile, which are to
+    /// be walked too. When there are none the check ends, in the same step.
+    pub fn end_check(&self) -> Vec<FileId> {
+        let mut moved = self.moved.lock();
+        if moved.is_empty() {
+            self.checking.store(false, Ordering::Release);
+        }
+        std::mem::take(&mut *moved)
+    }
+
+    /// A directory got another parent: a walk under way may have been to the new one and not yet to
+    /// the old one. Called under the directory's lock.
+    pub(super) fn note_moved(&self, id: FileId) {
+        let mut moved = self.moved.lock();
+        if self.is_checking() {
+            moved.push(id);
+        }
     }
 
     /// Is the check of an uncovered time under way?
@@ -308,7 +326,11 @@ impl Capture {
             }
             Err(error) => {
                 self.options.counters.gaps.add(1);
-                self.open_gap(touched, &error);
+                let gap = Gap {
+                    ids: touched.to_vec(),
+                    everything: false,
+                };
+                self.open_gap(gap, &error);
             }
         }
     }
@@ -335,14 +357,13 @@ impl Capture {
         append()
     }
 
-    fn open_gap(&self, touched: &[FileId], error: &journal::Error) {
+    fn open_gap(&self, more: Gap, error: &journal::Error) {
         let mut guard = self.gap.lock();
         let (gap, file) = &mut *guard;
-        if gap.ids.len() + touched.len() > limits::GAP_IDS_MAX {
-            gap.everything = true;
+        gap.ids.extend(more.ids);
+        gap.everything |= more.everything || gap.ids.len() > limits::GAP_IDS_MAX;
+        if gap.everything {
             gap.ids.clear();
-        } else if !gap.everything {
-            gap.ids.extend_from_slice(touched);
         }
         if !self.gap_open.swap(true, Ordering::AcqRel) {
             // The flag is durable before the application hears of its operation. Where even that
@@ -385,7 +406,7 @@ impl Capture {
         };
         match self.append(&Draft::new(&Body::of(op), &[])) {
             Ok(_) => self.observer.gap_recorded(),
-            Err(error) => self.open_gap(&gap.ids, &error),
+            Err(error) => self.open_gap(gap, &error),
         }
     }
 

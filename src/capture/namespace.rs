@@ -260,10 +260,10 @@ impl Capture {
         Ok((id, stat, self.stat_after(parent.as_fd(), dir)?, xattrs))
     }
 
-    /// A name changed and what it became cannot be read: its directory is in doubt.
-    fn or_doubt<T>(&self, result: Result<T, Error>, dir: FileId) -> Result<T, Error> {
+    /// Something changed and what it became cannot be read: the inode is in doubt.
+    pub(super) fn or_doubt<T>(&self, result: Result<T, Error>, id: FileId) -> Result<T, Error> {
         if result.is_err() {
-            self.doubt(&[dir], false);
+            self.doubt(&[id], false);
         }
         result
     }
@@ -418,6 +418,12 @@ impl Capture {
             flags,
         )
         .map_err(fail)?;
+        if from.0 != to.0 {
+            let dirs = [Some(moved), replaced].into_iter().flatten();
+            for (dir, _) in dirs.filter(|(_, stat)| stat.is_dir()) {
+                self.note_moved(dir);
+            }
+        }
         if replaced.is_some_and(|(over, _)| over == id) {
             // Two names of one inode: rename(2) leaves both, exchanging them changes nothing.
             return Ok(());

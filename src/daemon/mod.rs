@@ -12,6 +12,7 @@
 
 mod answers;
 mod bypass;
+mod detach;
 mod events;
 mod report;
 mod source;

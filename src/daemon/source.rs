@@ -27,9 +27,13 @@ use crate::types::{Time, limits};
 use crate::wire::Place;
 
 use super::answers::Answers;
+use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
 use super::start::{self, Begun, Doubt};
 use super::{bypass, start::number_connections};
+
+/// How much earlier than it was noticed a lazy umount may have been.
+const DETACH_SLACK_NS: u64 = 1_000_000_000;
 
 /// Threads that answer the kernel.
 const FUSE_THREADS: usize = 4;
@@ -153,11 +157,20 @@ fn serve(
             .with_context(|| format!("cannot use {}", options.state_dir.display()))?;
     let capture = Arc::new(capture);
 
-    // From here on the directory is covered.
-    let interval = begin_doubt(&capture, doubt, gap_was_set)?;
+    let after = begin_doubt(&capture, doubt, gap_was_set)?;
     start::store(&journal, &covered).context("cannot store the state")?;
     let place = Place::of(&options.dir, capture.tree().root());
     let kernel = mount(options, &capture)?;
+    // The directory is covered from here on: requests wait until they are served below.
+    let detachment = Detachment::watch(&options.mountpoint).context("cannot watch the mounts")?;
+    let watched_since = start::watched_since();
+    let interval = after.map(|after| Uncovered {
+        after,
+        until: watched_since,
+    });
+    if let Some(interval) = interval {
+        capture.begin_check(interval);
+    }
     let place = place
         .and_then(|place| place.with_mount(&options.mountpoint))
         .ok();
@@ -189,6 +202,8 @@ fn serve(
     let running = Running {
         source: source.clone(),
         ending,
+        detachment,
+        watched_since,
         stop_check: stop.clone(),
         checker: start_check(&source, interval, stop)?,
     };
@@ -220,17 +235,16 @@ fn images_ahead_max(options: &MountOptions) -> u64 {
     quarter.clamp(4 << 20, limits::SEGMENT_BYTES_MAX)
 }
 
-/// Says in the stream what is in doubt, and begins the check of an uncovered time.
-fn begin_doubt(
-    capture: &Capture,
-    doubt: Doubt,
-    gap_was_set: bool,
-) -> anyhow::Result<Option<Uncovered>> {
+/// Says in the stream what is in doubt; returns after which time nobody watched, where what was
+/// changed then is to be looked for.
+fn begin_doubt(capture: &Capture, doubt: Doubt, gap_was_set: bool) -> anyhow::Result<Option<Time>> {
     if gap_was_set {
         capture.doubt(&[], true);
-        capture
-            .clear_gap_flag()
-            .context("cannot clear the gap flag")?;
+        if !capture.has_open_gap() {
+            capture
+                .clear_gap_flag()
+                .context("cannot clear the gap flag")?;
+        }
     }
     match doubt {
         Doubt::Nothing => Ok(None),
@@ -238,11 +252,7 @@ fn begin_doubt(
             capture.doubt(&[], true);
             Ok(None)
         }
-        Doubt::After(after) => {
-            let interval = start::uncovered_since(after);
-            capture.begin_check(interval);
-            Ok(Some(interval))
-        }
+        Doubt::After(after) => Ok(Some(after)),
     }
 }
 
@@ -351,6 +361,8 @@ fn unmount(point: &Path) -> std::io::Result<()> {
 struct Running {
     source: Arc<Source>,
     ending: Arc<OnceLock<()>>,
+    detachment: Detachment,
+    watched_since: Time,
     stop_check: Arc<AtomicBool>,
     checker: Option<JoinHandle<()>>,
 }
@@ -364,6 +376,7 @@ impl Running {
             covered,
             ..
         } = &*self.source;
+        let left_behind = self.detachment.end();
         self.stop_check.store(true, Ordering::Release);
         let _ = self.ending.set(());
         if let Some(checker) = self.checker
@@ -384,7 +397,15 @@ impl Running {
         let last_ctime_ns = match interval {
             // The check did not come to its end: the next mount takes it up again.
             Some(interval) if capture.is_checking() => nanoseconds(interval.after),
-            _ => capture.last_ctime_ns().max(covered.began_ns),
+            _ => {
+                let last = capture.last_ctime_ns().max(nanoseconds(self.watched_since));
+                match left_behind {
+                    // Around then the paths began to lead below: from a little before on, all that
+                    // changed is looked at.
+                    Some(left_ns) => last.min(left_ns.saturating_sub(DETACH_SLACK_NS)),
+                    None => last,
+                }
+            }
         };
         let clean = Clean {
             last_ctime_ns,

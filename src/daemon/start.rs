@@ -7,7 +7,6 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::activity::{Covered, Now, Verdict, assess};
-use crate::capture::Uncovered;
 use crate::config::MountOptions;
 use crate::journal::{self, Journal};
 use crate::sys;
@@ -117,15 +116,14 @@ pub(super) fn store(journal: &Journal, covered: &Covered) -> Result<(), journal:
     journal.put(FACT_COVERED, &covered.to_bytes())
 }
 
-/// The interval that nobody watched, given that the mount is about to be made: waits (some
-/// milliseconds) until the file system's clock has moved, so that whatever is captured later has a
-/// later `ctime`.
-pub(super) fn uncovered_since(after: Time) -> Uncovered {
-    let until = sys::coarse_now();
-    while sys::coarse_now() <= until {
+/// Now, on the clock that file systems stamp inodes with at their finest; waits (some milliseconds)
+/// until its coarse form is beyond it too, so that whatever happens later is stamped later.
+pub(super) fn watched_since() -> Time {
+    let since = sys::now();
+    while sys::coarse_now() <= since {
         std::thread::yield_now();
     }
-    Uncovered { after, until }
+    since
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
 use fuser::{
@@ -32,6 +32,8 @@ pub struct Adapter {
     pub(super) capture: Arc<Capture>,
     pub(super) nodes: Nodes,
     pub(super) agreed: Agreed,
+    /// Nodes whose attributes the kernel is to forget; told outside of the request.
+    pub(super) stale: mpsc::Sender<u64>,
 }
 
 fn call(req: &Request) -> Call {
@@ -101,6 +103,16 @@ impl Adapter {
         self.nodes
             .id(node.0)
             .ok_or_else(|| bad("node", unknown_node().code()))
+    }
+
+    /// A call that failed below may have changed the file all the same: the kernel, which saw it fail,
+    /// keeps the attributes it had.
+    fn forget_attrs<T>(&self, id: FileId, done: Result<T, Error>) -> Result<T, Error> {
+        if done.is_err() {
+            // The thread that tells the kernel ends after us.
+            let _ = self.stale.send(self.nodes.number(id));
+        }
+        done
     }
 
     fn file(&self, fh: FileHandle) -> Result<Arc<OpenFile>, Error> {
@@ -447,7 +459,8 @@ impl Filesystem for Adapter {
             keeps_suid: !strips,
             ..call(req)
         };
-        let written = attempt!(reply, self.capture.write(&call, &file, offset, data));
+        let done = self.capture.write(&call, &file, offset, data);
+        let written = attempt!(reply, self.forget_attrs(file.id, done));
         reply.written(u32::try_from(written).unwrap_or(u32::MAX));
     }
 
@@ -645,11 +658,10 @@ impl Filesystem for Adapter {
     ) {
         let file = attempt!(reply, self.file(fh));
         let extent = Extent { offset, length };
-        attempt!(
-            reply,
-            self.capture
-                .fallocate(&changing_call(req), &file, extent, mode)
-        );
+        let done = self
+            .capture
+            .fallocate(&changing_call(req), &file, extent, mode);
+        attempt!(reply, self.forget_attrs(file.id, done));
         reply.ok();
     }
 

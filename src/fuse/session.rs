@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, mpsc};
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, INodeNo, Session, SessionACL};
 
 use crate::capture::Capture;
+use crate::sync;
 use crate::sys::{self, FuseMount};
 
 use super::adapter::{Adapter, Agreed};
@@ -36,9 +37,22 @@ pub enum SessionError {
 }
 
 /// A mounted file system that is not served yet: requests wait.
+///
+/// Dropped without having been served, it takes the mount back: nobody would answer.
 pub struct Kernel {
-    session: Session<Adapter>,
+    session: Option<Session<Adapter>>,
     agreed: Agreed,
+    mountpoint: PathBuf,
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if self.session.take().is_some()
+            && let Err(error) = sys::umount(&self.mountpoint, true)
+        {
+            tracing::error!(%error, "cannot take back the mount");
+        }
+    }
 }
 
 impl std::fmt::Debug for Kernel {
@@ -65,16 +79,25 @@ pub fn serve(
     })?;
     let agreed: Agreed = Arc::new(OnceLock::new());
     let nodes = Nodes::new(capture.tree().root_id());
+    let (stale, forgotten) = mpsc::channel();
     let adapter = Adapter {
         capture,
         nodes,
         agreed: agreed.clone(),
+        stale,
     };
     let mut config = Config::default();
     config.n_threads = Some(threads);
     config.acl = SessionACL::All;
     match Session::from_fd(adapter, device, SessionACL::All, config) {
-        Ok(session) => Ok(Kernel { session, agreed }),
+        Ok(session) => {
+            forget_stale(&session, forgotten).map_err(SessionError::Broken)?;
+            Ok(Kernel {
+                session: Some(session),
+                agreed,
+                mountpoint: mountpoint.to_path_buf(),
+            })
+        }
         Err(error) => {
             // Ours, just mounted, and nobody can have used it.
             if let Err(e) = sys::umount(mountpoint, true) {
@@ -83,6 +106,19 @@ pub fn serve(
             Err(SessionError::Handshake(error))
         }
     }
+}
+
+/// Starts the thread that tells the kernel which attributes to forget: not from within a request,
+/// where the kernel may hold the inode's lock. It ends with the session.
+fn forget_stale(session: &Session<Adapter>, nodes: mpsc::Receiver<u64>) -> io::Result<()> {
+    let notifier = session.notifier();
+    sync::spawn("dfs-forget", move || {
+        for node in nodes {
+            // Only attributes (a negative offset); a node that the kernel has forgotten is none.
+            let _ = notifier.inval_inode(INodeNo(node), -1, 0);
+        }
+    })?;
+    Ok(())
 }
 
 impl Kernel {
@@ -95,7 +131,10 @@ impl Kernel {
     ///
     /// # Errors
     /// [`SessionError::Broken`].
-    pub fn run(self) -> Result<(), SessionError> {
-        self.session.run().map_err(SessionError::Broken)
+    pub fn run(mut self) -> Result<(), SessionError> {
+        let session = self.session.take();
+        session.map_or(Ok(()), |session| {
+            session.run().map_err(SessionError::Broken)
+        })
     }
 }

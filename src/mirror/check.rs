@@ -32,7 +32,18 @@ pub fn check(capture: &Capture, uncovered: Uncovered, progress: &CheckProgress, 
     {
         suspects.push(root);
     }
-    while let Some(dir) = dirs.pop() {
+    loop {
+        let Some(dir) = dirs.pop() else {
+            if !suspects.is_empty() {
+                capture.doubt(&suspects, false);
+                suspects.clear();
+            }
+            dirs = capture.end_check();
+            if dirs.is_empty() {
+                break;
+            }
+            continue;
+        };
         if stop.load(Ordering::Acquire) {
             return;
         }
@@ -43,7 +54,7 @@ pub fn check(capture: &Capture, uncovered: Uncovered, progress: &CheckProgress, 
             Err(error) => {
                 tracing::warn!(%error, "a directory cannot be checked: everything is in doubt");
                 capture.doubt(&[], true);
-                break;
+                dirs.clear();
             }
         }
         if suspects.len() >= BATCH {
@@ -51,10 +62,6 @@ pub fn check(capture: &Capture, uncovered: Uncovered, progress: &CheckProgress, 
             suspects.clear();
         }
     }
-    if !suspects.is_empty() {
-        capture.doubt(&suspects, false);
-    }
-    capture.end_check();
     tracing::info!(
         walked = progress.walked.load(Ordering::Relaxed),
         in_doubt = progress.in_doubt.load(Ordering::Relaxed),

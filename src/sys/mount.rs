@@ -236,6 +236,22 @@ pub fn read_mounts() -> io::Result<Vec<MountLine>> {
     Ok(mounts)
 }
 
+/// Waits until the table of mounts, opened as `/proc/self/mountinfo`, has changed since it was last
+/// read or waited for, at most so long; false when the time ran out (proc_pid_mountinfo(5)).
+pub fn wait_mounts_changed(table: BorrowedFd<'_>, patience_ms: i32) -> io::Result<bool> {
+    let mut poll = libc::pollfd {
+        fd: table.as_raw_fd(),
+        events: libc::POLLPRI,
+        revents: 0,
+    };
+    // SAFETY: one writable struct pollfd.
+    match unsafe { libc::poll(&raw mut poll, 1, patience_ms) } {
+        0 => Ok(false),
+        1.. => Ok(true),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Mount points strictly below `dir`.
 pub fn beneath_mounts(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mounts = read_mounts()?.into_iter().map(|m| m.mountpoint);

@@ -457,3 +457,55 @@ fn what_was_changed_unwatched_is_in_doubt_before_an_operation_touches_it() {
         .unwrap();
     assert_eq!(bed.bodies().len(), 3, "covered now, so no second doubt");
 }
+
+#[test]
+fn a_directory_that_moves_during_the_check_is_given_to_the_walk() {
+    let bed = plain("moved");
+    let root = bed.root();
+    let (s, t) = (
+        bed.make(root, "s", Node::Dir),
+        bed.make(root, "t", Node::Dir),
+    );
+    let dir = bed.make(s, "d", Node::Dir);
+    let end_of_time = Time {
+        secs: i64::MAX,
+        nanos: 0,
+    };
+    bed.capture.begin_check(Uncovered {
+        after: end_of_time,
+        until: end_of_time,
+    });
+    bed.capture
+        .rename(&Call::OURS, (s, &name("d")), (t, &name("d")), 0)
+        .unwrap();
+    assert_eq!(bed.capture.end_check(), [dir]);
+    assert!(
+        bed.capture.is_checking(),
+        "it goes on until nothing is left"
+    );
+    assert!(bed.capture.end_check().is_empty());
+    assert!(!bed.capture.is_checking());
+}
+
+#[test]
+fn what_a_failed_call_left_behind_is_recorded() {
+    let bed = plain("failed");
+    let open = OpenMode {
+        flags: libc::O_RDWR,
+    };
+    let (_, file) = bed
+        .capture
+        .create(&Call::OURS, bed.root(), &name("f"), &new(Node::File), open)
+        .unwrap();
+    let before = bed.journal.end();
+    // Fails without an effect: no record.
+    let beyond = Extent {
+        offset: 1 << 62,
+        length: 1 << 62,
+    };
+    let done = bed.capture.fallocate(&Call::OURS, &file, beyond, 0);
+    assert_eq!(done.unwrap_err().errno(), libc::EFBIG);
+    let spare = bed.journal.end().0 - before.0;
+    // The file is younger than a clock tick, perhaps: then one harmless record is allowed.
+    assert!(spare <= 1, "{spare} records");
+}
