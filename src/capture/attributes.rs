@@ -142,6 +142,10 @@ impl Capture {
             id: Some(id),
             source,
         })?;
+        if name == c"system.posix_acl_access" && call.caller.uid != 0 {
+            let judged = self.judge_sgid(call, id, &node);
+            self.or_doubt(judged, id)?;
+        }
         let stat = self.or_doubt(self.stat_after(node.as_fd(), id), id)?;
         if stat.nlink > 0 {
             let op = Op::SetXattr {
@@ -153,6 +157,24 @@ impl Capture {
             self.record(&locked, &body, value, &[id]);
         }
         Ok(())
+    }
+
+    /// Who sets an access ACL on a file of a group that is not theirs takes its sgid bit away
+    /// (posix_acl_update_mode in the kernel); we set it as root, and so have to do that ourselves.
+    fn judge_sgid(&self, call: &Call, id: FileId, node: &impl AsFd) -> Result<(), Error> {
+        let stat = self.tree.stat_fd(node.as_fd(), id)?;
+        let is_member = || {
+            stat.gid == call.caller.gid
+                || sys::supplementary_groups(call.caller.pid).contains(&stat.gid)
+        };
+        if stat.mode & libc::S_ISGID == 0 || is_member() {
+            return Ok(());
+        }
+        sys::chmod_fd(node.as_fd(), stat.mode & !libc::S_ISGID).map_err(|source| Error {
+            op: "chmod",
+            id: Some(id),
+            source,
+        })
     }
 
     /// Removes an extended attribute.

@@ -23,7 +23,10 @@ const LOOK_MS: i32 = 2000;
 #[derive(Debug, Default)]
 struct Seen {
     ended: bool,
-    left_behind_ns: Option<u64>,
+    /// When the mount had left.
+    left_ns: Option<u64>,
+    /// The session lived on.
+    lingered: bool,
 }
 
 /// Watches for the mount to leave.
@@ -48,9 +51,9 @@ impl Detachment {
         })
     }
 
-    /// The session has ended: when it had been left behind before, since when (nanoseconds since
-    /// 1970).
-    pub(super) fn end(mut self) -> Option<u64> {
+    /// The session has ended. If it had been left behind: since when (nanoseconds since 1970). That it
+    /// was shows in its life after the mount's, or in a change captured after that.
+    pub(super) fn end(mut self, last_captured_ns: u64) -> Option<u64> {
         self.seen.0.lock().ended = true;
         self.seen.1.notify_all();
         if let Some(thread) = self.thread.take()
@@ -59,7 +62,9 @@ impl Detachment {
             tracing::error!("the watch of the mount table panicked");
             return Some(0);
         }
-        self.seen.0.lock().left_behind_ns
+        let seen = self.seen.0.lock();
+        seen.left_ns
+            .filter(|left_ns| seen.lingered || last_captured_ns > *left_ns)
     }
 }
 
@@ -79,13 +84,14 @@ fn run(table: &File, point: &PathBuf, (seen, changed): &(Mutex<Seen>, Condvar)) 
     let left_ns = sys::realtime_ns();
     let until = sys::monotonic_ns() + u64::try_from(LINGERS.as_nanos()).unwrap_or(0);
     let mut seen = seen.lock();
+    seen.left_ns = Some(left_ns);
     while !seen.ended {
         let left = until.saturating_sub(sys::monotonic_ns());
         if left == 0 {
             tracing::warn!(
                 "the mount was detached while in use: changes beside it are looked for at the next mount"
             );
-            seen.left_behind_ns = Some(left_ns);
+            seen.lingered = true;
             return;
         }
         changed.wait_for(&mut seen, Duration::from_nanos(left));

@@ -376,7 +376,7 @@ impl Running {
             covered,
             ..
         } = &*self.source;
-        let left_behind = self.detachment.end();
+        let left_behind = self.detachment.end(capture.last_ctime_ns());
         self.stop_check.store(true, Ordering::Release);
         let _ = self.ending.set(());
         if let Some(checker) = self.checker

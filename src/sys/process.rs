@@ -73,6 +73,15 @@ pub fn set_umask(mask: u32) -> u32 {
     unsafe { libc::umask(mask) }
 }
 
+/// The supplementary groups of a process, empty when it cannot be looked at (it has ended, or lives in
+/// another pid namespace).
+pub fn supplementary_groups(pid: u32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    let groups = line.unwrap_or_default().split_whitespace();
+    groups.filter_map(|group| group.parse().ok()).collect()
+}
+
 /// How many descriptors this process may have; raises the soft limit to the hard one first.
 pub fn open_files_limit() -> u64 {
     let mut limit = libc::rlimit {
