@@ -37,8 +37,13 @@ impl Cutter {
                 let Ok(far) = TcpStream::connect(target).await else {
                     continue;
                 };
-                let small = rng.random_bool(0.15);
-                let limit = rng.random_range(0..if small { 600 } else { 20_000 });
+                // Most are cut early; some let the largest image through, or nothing would move.
+                let bytes_max = match rng.random_range(0..100) {
+                    0..15 => 600,
+                    15..85 => 20_000,
+                    _ => 1_000_000,
+                };
+                let limit = rng.random_range(0..bytes_max);
                 let (counter, flag) = (Arc::clone(&counter), Arc::clone(&flag));
                 tokio::spawn(forward(near, far, limit, counter, flag));
             }
