@@ -211,3 +211,51 @@ fn a_directory_that_moves_below_its_former_child_in_a_mirror_finds_its_place() {
     check(&source, &rig, Depth::All, "disorder");
     assert_eq!(rig.applier().data_state(), doppelfs::applier::DataState::Ok);
 }
+
+/// Does the replica show the effect without its cause?
+fn shows_effect_alone(rig: &Rig<SimReplica>) -> bool {
+    let disk = rig.replica.disk.lock().unwrap();
+    let stands = |dir: &str, entry: &str| {
+        let dir = disk.live.lookup(ROOT, &name(dir)).unwrap().unwrap();
+        disk.live.lookup(dir, &name(entry)).unwrap().is_some()
+    };
+    stands("effects", "effect") && !stands("causes", "cause")
+}
+
+/// Applies a cause and its effect in another directory, in the order given, standing still after
+/// each; tells whether the effect was ever seen alone.
+fn effect_seen_alone(swapped: bool) -> bool {
+    let (mut source, mut rig) = prepared(&|source: &mut Source| {
+        vec![
+            dir(source, ROOT, "causes").1,
+            dir(source, ROOT, "effects").1,
+        ]
+    });
+    let found = |source: &Source, text| source.world.lookup(ROOT, &name(text)).unwrap().unwrap();
+    let (causes, effects) = (found(&source, "causes"), found(&source, "effects"));
+    let mut made = vec![
+        make(&mut source, causes, "cause", Node::File).1,
+        make(&mut source, effects, "effect", Node::File).1,
+    ];
+    if swapped {
+        made.swap(0, 1);
+    }
+    let mut seen = false;
+    for one in &made {
+        let frame = source.seal(one, false);
+        rig.journal.push(frame);
+        rig.catch_up().unwrap();
+        seen |= shows_effect_alone(&rig);
+    }
+    seen
+}
+
+#[test]
+fn in_the_order_of_the_stream_no_effect_stands_without_its_cause() {
+    assert!(!effect_seen_alone(false));
+}
+
+#[test]
+fn a_planted_swap_of_two_applies_is_found() {
+    assert!(effect_seen_alone(true));
+}
