@@ -165,6 +165,11 @@ impl Capture {
         &self.tree
     }
 
+    /// What is counted.
+    pub fn counters(&self) -> &Arc<SetCounters> {
+        &self.options.counters
+    }
+
     /// The journal.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
@@ -195,6 +200,7 @@ impl Capture {
     /// A directory got another parent: a walk under way may have been to the new one and not yet to
     /// the old one. Called under the directory's lock.
     pub(super) fn note_moved(&self, id: FileId) {
+        self.tree.members().note_dir_moved();
         let mut moved = self.moved.lock();
         if self.is_checking() {
             moved.push(id);

@@ -240,6 +240,9 @@ impl Capture {
         );
         body.after = Some(stat.attrs());
         body.dir_mtime = Some(dir_stat.mtime);
+        if !stat.is_dir() {
+            self.tree.members().note_linked(id);
+        }
         self.record(locked, &body, &[], &[dir, id]);
         Ok(Created { id, stat })
     }
@@ -299,6 +302,7 @@ impl Capture {
         let mut body = self.body(call, Op::Link { id, at, node: kind }, path);
         body.after = Some(stat.attrs());
         body.dir_mtime = Some(dir_stat.mtime);
+        self.tree.members().note_linked(id);
         self.record(&locked, &body, &[], &[id, dir]);
         Ok(Created { id, stat })
     }
@@ -336,6 +340,7 @@ impl Capture {
             parent: dir,
             name: name.clone(),
         };
+        self.tree.members().note_unlinked(id);
         let mut body = self.body(call, Op::Unlink { at, id }, path);
         body.after = Some(stat.attrs());
         self.removed(&locked, body, dir, &parent, id)?;
@@ -418,6 +423,7 @@ impl Capture {
             flags,
         )
         .map_err(fail)?;
+        self.note_names(moved, replaced, flags);
         if from.0 != to.0 {
             let dirs = [Some(moved), replaced].into_iter().flatten();
             for (dir, _) in dirs.filter(|(_, stat)| stat.is_dir()) {
@@ -450,6 +456,7 @@ impl Capture {
                 RenameMode::Exchange
             } else if flags & libc::RENAME_WHITEOUT != 0 {
                 let left = self.tree.lookup(from.0, from.1)?;
+                self.tree.members().note_linked(left.0);
                 RenameMode::Whiteout {
                     id: left.0,
                     after: left.1.attrs(),
@@ -486,6 +493,29 @@ impl Capture {
             self.tree.uncache(over);
         }
         Ok(())
+    }
+
+    /// Tells who counts the names of files that they moved.
+    fn note_names(
+        &self,
+        (id, stat): (FileId, FileStat),
+        replaced: Option<(FileId, FileStat)>,
+        flags: u32,
+    ) {
+        let members = self.tree.members();
+        if !stat.is_dir() {
+            members.note_renamed(id);
+        }
+        match replaced {
+            Some((over, stat)) if over != id && !stat.is_dir() => {
+                if flags & libc::RENAME_EXCHANGE == 0 {
+                    members.note_unlinked(over);
+                } else {
+                    members.note_renamed(over);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Takes all the locks of a rename: both directories, the inode that moves and the one in its way.

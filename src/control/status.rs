@@ -60,6 +60,22 @@ pub struct QueueStatus {
     pub oldest_seconds: f64,
 }
 
+/// What the kernel holds of the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KernelStatus {
+    /// Inodes that it knows, the root not counted.
+    pub nodes: u64,
+    /// Lookups of them that it has not taken back.
+    pub lookups: u64,
+    /// Lookups that it took back without having been told of them: a defect, should be 0.
+    pub lookups_unknown: u64,
+    /// Open files.
+    pub open_files: u64,
+    /// Open directories.
+    pub open_dirs: u64,
+}
+
 /// Does data flow?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -225,6 +241,8 @@ pub struct SetStatus {
     pub history: String,
     /// The last record.
     pub captured_seq: u64,
+    /// What the kernel holds of the mount.
+    pub kernel: KernelStatus,
     /// What waits.
     pub queue: QueueStatus,
     /// Its connections.

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use crate::control::status::{
-    ConnectionStatus, DataState, MirrorState, MirrorStatus, QueueStatus, Replication, RootStatus,
-    SetState, SetStatus, TargetState, Transmit,
+    ConnectionStatus, DataState, KernelStatus, MirrorState, MirrorStatus, QueueStatus, Replication,
+    RootStatus, SetState, SetStatus, TargetState, Transmit,
 };
 use crate::control::{CursorLine, QueueReport, SegmentLine};
 use crate::sender::{Link, SenderState};
@@ -60,6 +60,23 @@ impl Source {
         all
     }
 
+    fn kernel(&self) -> KernelStatus {
+        let counters = &self.counters.kernel;
+        // What was forgotten is read first: it is never more than what was told.
+        let nodes_forgotten = counters.nodes_forgotten.get();
+        let lookups_forgotten = counters.lookups_forgotten.get();
+        KernelStatus {
+            nodes: counters.nodes_told.get().saturating_sub(nodes_forgotten),
+            lookups: counters
+                .lookups_told
+                .get()
+                .saturating_sub(lookups_forgotten),
+            lookups_unknown: counters.lookups_unknown.get(),
+            open_files: self.capture.files.count(),
+            open_dirs: self.capture.dirs.count(),
+        }
+    }
+
     pub(super) fn status(&self) -> SetStatus {
         let states: Vec<SenderState> = self.senders.lock().iter().map(|s| s.state()).collect();
         let connections: Vec<ConnectionStatus> =
@@ -86,6 +103,7 @@ impl Source {
             worker_restarts: 0,
             history: self.covered.history.to_string(),
             captured_seq: self.journal.end().0,
+            kernel: self.kernel(),
             queue: QueueStatus {
                 ops: queue.ops,
                 bytes: queue.bytes,

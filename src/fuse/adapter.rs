@@ -21,6 +21,7 @@ use crate::sys::{self, CopyRange};
 use crate::types::{Caller, FileId, Name, Node, limits};
 
 use super::errno::{errno, unknown_handle, unknown_node};
+use super::export::{Unproven, reply_entry};
 use super::nodes::Nodes;
 use super::reply::{self, NEGATIVE_TTL, TTL};
 
@@ -30,10 +31,12 @@ pub(super) type Agreed = Arc<std::sync::OnceLock<String>>;
 /// The file system as fuser wants it.
 pub struct Adapter {
     pub(super) capture: Arc<Capture>,
-    pub(super) nodes: Nodes,
+    pub(super) nodes: Arc<Nodes>,
     pub(super) agreed: Agreed,
     /// Nodes whose attributes the kernel is to forget; told outside of the request.
     pub(super) stale: mpsc::Sender<u64>,
+    /// Numbers that only a walk through the tree can answer.
+    pub(super) unproven: mpsc::Sender<Unproven>,
 }
 
 fn call(req: &Request) -> Call {
@@ -123,9 +126,7 @@ impl Adapter {
     }
 
     fn reply_created(&self, reply: ReplyEntry, created: &Created) {
-        self.nodes.remember(created.id);
-        let attr = reply::attr(&created.stat, self.nodes.number(created.id));
-        reply.entry(&TTL, &attr, Generation(created.id.generation.0));
+        reply_entry(&self.nodes, reply, created);
     }
 
     fn make(
@@ -156,6 +157,7 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_BIG_WRITES,
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_MAX_PAGES,
+            InitFlags::FUSE_EXPORT_SUPPORT,
         ];
         let offered = config.capabilities();
         let mut missing = Vec::new();
@@ -185,6 +187,11 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match name.as_bytes() {
+            b"." => return self.look_up_number(parent, reply),
+            b".." => return self.look_up_parent(parent, reply),
+            _ => {}
+        }
         let dir = attempt!(reply, self.id(parent));
         let name = attempt!(reply, name_of(name));
         match self.capture.tree().lookup(dir, &name) {

@@ -15,6 +15,7 @@
 mod adapter;
 mod directory;
 mod errno;
+mod export;
 mod nodes;
 mod reply;
 mod session;

@@ -1,8 +1,9 @@
 //! The nodes that the kernel knows: number -> generation and lookup count.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
+use crate::stats::SetCounters;
 use crate::sync::{Mutex, Rank};
 use crate::types::{FileId, Generation, Ino, ROOT_ID};
 
@@ -20,16 +21,16 @@ struct Known {
 pub(super) struct Nodes {
     root: FileId,
     shards: [Mutex<HashMap<u64, Known>>; SHARDS],
-    count: AtomicU64,
+    counters: Arc<SetCounters>,
 }
 
 impl Nodes {
-    pub(super) fn new(root: FileId) -> Nodes {
+    pub(super) fn new(root: FileId, counters: Arc<SetCounters>) -> Nodes {
         let shard = |_| Mutex::new(Rank::Nodes, HashMap::new());
         Nodes {
             root,
             shards: std::array::from_fn(shard),
-            count: AtomicU64::new(0),
+            counters,
         }
     }
 
@@ -46,20 +47,24 @@ impl Nodes {
         }
     }
 
+    /// The inode number below behind a number of the kernel's.
+    pub(super) fn ino(&self, node: u64) -> Ino {
+        match node {
+            ROOT_NODE => self.root.ino,
+            node if node == self.root.ino.0 => Ino(ROOT_NODE),
+            node => Ino(node),
+        }
+    }
+
     /// The file behind a number; `None` when the kernel was never told (or forgot) it.
     pub(super) fn id(&self, node: u64) -> Option<FileId> {
         if node == ROOT_NODE {
             return Some(self.root);
         }
         let known = *self.shard(node).lock().get(&node)?;
-        let ino = if node == self.root.ino.0 {
-            ROOT_NODE
-        } else {
-            node
-        };
         Some(FileId {
             root: ROOT_ID,
-            ino: Ino(ino),
+            ino: self.ino(node),
             generation: known.generation,
         })
     }
@@ -70,9 +75,10 @@ impl Nodes {
         if node == ROOT_NODE {
             return;
         }
+        let counters = &self.counters.kernel;
         let mut shard = self.shard(node).lock();
         let known = shard.entry(node).or_insert_with(|| {
-            self.count.fetch_add(1, Ordering::Relaxed);
+            counters.nodes_told.add(1);
             Known {
                 generation: id.generation,
                 nlookup: 0,
@@ -81,19 +87,36 @@ impl Nodes {
         // A number whose inode was replaced: the kernel's old node is stale from here on.
         known.generation = id.generation;
         known.nlookup += 1;
+        counters.lookups_told.add(1);
     }
 
     /// Takes back `nlookup` lookups; the node goes with the last.
     pub(super) fn forget(&self, node: u64, nlookup: u64) {
+        if node == ROOT_NODE {
+            return;
+        }
+        let counters = &self.counters.kernel;
         let mut shard = self.shard(node).lock();
-        if let Some(known) = shard.get_mut(&node) {
-            known.nlookup = known.nlookup.saturating_sub(nlookup);
-            if known.nlookup == 0 {
-                shard.remove(&node);
-                if shard.capacity() > 4 * shard.len() + 1024 {
-                    shard.shrink_to_fit();
-                }
-                self.count.fetch_sub(1, Ordering::Relaxed);
+        let known = shard.get(&node).map_or(0, |known| known.nlookup);
+        let taken = nlookup.min(known);
+        counters.lookups_forgotten.add(taken);
+        if taken < nlookup {
+            counters.lookups_unknown.add(nlookup - taken);
+            tracing::error!(
+                node,
+                nlookup,
+                known,
+                "the kernel forgot more than it was told"
+            );
+        }
+        if nlookup < known {
+            if let Some(rest) = shard.get_mut(&node) {
+                rest.nlookup -= nlookup;
+            }
+        } else if shard.remove(&node).is_some() {
+            counters.nodes_forgotten.add(1);
+            if shard.capacity() > 4 * shard.len() + 1024 {
+                shard.shrink_to_fit();
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::sync;
 use crate::sys::{self, FuseMount};
 
 use super::adapter::{Adapter, Agreed};
+use super::export;
 use super::nodes::Nodes;
 
 /// Why there is no file system.
@@ -78,13 +79,19 @@ pub fn serve(
         source,
     })?;
     let agreed: Agreed = Arc::new(OnceLock::new());
-    let nodes = Nodes::new(capture.tree().root_id());
+    let nodes = Arc::new(Nodes::new(
+        capture.tree().root_id(),
+        capture.counters().clone(),
+    ));
     let (stale, forgotten) = mpsc::channel();
+    let (unproven, questions) = mpsc::channel();
+    export::start(capture.clone(), nodes.clone(), questions).map_err(SessionError::Broken)?;
     let adapter = Adapter {
         capture,
         nodes,
         agreed: agreed.clone(),
         stale,
+        unproven,
     };
     let mut config = Config::default();
     config.n_threads = Some(threads);

@@ -61,6 +61,11 @@ impl<T> Handles<T> {
         number
     }
 
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.shards.iter().map(|s| s.lock().len() as u64).sum()
+    }
+
     /// The thing under this number.
     pub fn get(&self, number: u64) -> Option<Arc<T>> {
         self.shard(number).lock().get(&number).cloned()

@@ -12,12 +12,18 @@
 //! # Invariants
 //! Nothing outside the tree of the root's own file system is reachable by name: an entry with another
 //! `st_dev` (a btrfs subvolume) is not followed. What is mounted over or inside the tree is invisible.
+//! By number alone ([`Tree::find`]) an inode is found that may lie outside; [`Found::is_inside`] and
+//! [`Members`] tell, and nobody serves it before they do.
 //!
 //! # Failure
 //! Every error carries the errno of the call below, unchanged, with the operation's name.
 
+mod export;
 mod handles;
+mod members;
 mod tree;
 
+pub use export::Found;
 pub use handles::{Handles, OpenDir, OpenFile};
+pub use members::Members;
 pub use tree::{Error, Tree, UNFOLLOWED};

@@ -10,8 +10,11 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use crate::sync::{Mutex, Rank};
-use crate::sys::{self, FileStat, HandleCodec};
+use crate::sys::{self, ByNumber, FileStat, HandleCodec};
 use crate::types::{FileId, Name, Node};
+
+use super::export::is_whole;
+use super::members::Members;
 
 /// A call on the tree failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,10 +47,12 @@ pub struct Tree {
     root_id: FileId,
     dev: u64,
     codec: HandleCodec,
+    is_whole: bool,
+    members: Members,
     cache: Vec<Mutex<LruCache<FileId, Arc<OwnedFd>>>>,
 }
 
-fn c_name(name: &Name) -> CString {
+pub(super) fn c_name(name: &Name) -> CString {
     // A name has no NUL: its constructor saw to that.
     CString::new(name.as_bytes()).unwrap_or_default()
 }
@@ -84,6 +89,8 @@ impl Tree {
             .map(|_| Mutex::new(Rank::Cache, LruCache::new(shard)))
             .collect();
         Ok(Tree {
+            is_whole: is_whole(root.as_fd(), root_id.ino),
+            members: Members::default(),
             root,
             root_id,
             dev: stat.dev,
@@ -100,6 +107,24 @@ impl Tree {
     /// The root directory's descriptor.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    pub(super) fn dev(&self) -> u64 {
+        self.dev
+    }
+
+    pub(super) fn by_number(&self) -> ByNumber {
+        self.codec.by_number()
+    }
+
+    /// Does every inode of the file system (or btrfs subvolume) lie in the tree?
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// The files of a tree that is not a whole file system.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     fn shard(&self, id: FileId) -> &Mutex<LruCache<FileId, Arc<OwnedFd>>> {

@@ -86,9 +86,27 @@ impl OpCounts {
     }
 }
 
+/// What the kernel was told of and has forgotten. Two counters make a gauge: their difference is what
+/// it knows now.
+#[derive(Debug, Default)]
+pub struct KernelCounters {
+    /// Nodes that it was told of.
+    pub nodes_told: Counter,
+    /// Nodes that it has forgotten.
+    pub nodes_forgotten: Counter,
+    /// Lookups counted, several to a node.
+    pub lookups_told: Counter,
+    /// Lookups taken back.
+    pub lookups_forgotten: Counter,
+    /// It took back more than it was told: a defect, here or there.
+    pub lookups_unknown: Counter,
+}
+
 /// What a set counts on the source, before any connection.
 #[derive(Debug, Default)]
 pub struct SetCounters {
+    /// Nodes and lookups of the mount.
+    pub kernel: KernelCounters,
     /// Operations recorded.
     pub captured: OpCounters,
     /// Their payload.

@@ -16,7 +16,9 @@ mod counter;
 pub mod names;
 mod snapshot;
 
-pub use counter::{Counter, LinkCounters, OpCounters, OpCounts, SetCounters, StreamCounters};
+pub use counter::{
+    Counter, KernelCounters, LinkCounters, OpCounters, OpCounts, SetCounters, StreamCounters,
+};
 pub use snapshot::{
     ConnectionSnapshot, Lag, Lags, QueueSnapshot, Rates, Sample, Snapshot, StreamSnapshot,
 };

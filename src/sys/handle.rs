@@ -116,6 +116,17 @@ enum Layout {
     },
 }
 
+/// How a file system finds an inode whose generation is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByNumber {
+    /// A handle with generation 0 opens whatever has the number (ext2/3/4, btrfs, f2fs).
+    AnyGeneration,
+    /// [`xfs_generation`](super::xfs_generation) tells the generation.
+    AskXfs,
+    /// It does not (tmpfs).
+    Never,
+}
+
 /// Converts between handles and ids for one file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HandleCodec {
@@ -171,6 +182,15 @@ impl HandleCodec {
                 }
                 Some(FileId::new(u64_of(content, 0)?, u32_of(content, 16)?))
             }
+        }
+    }
+
+    /// How an inode is found by its number alone.
+    pub fn by_number(&self) -> ByNumber {
+        match self.layout {
+            Layout::Ino32 | Layout::Btrfs { .. } => ByNumber::AnyGeneration,
+            Layout::Xfs => ByNumber::AskXfs,
+            Layout::Shmem => ByNumber::Never,
         }
     }
 

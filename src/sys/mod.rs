@@ -17,6 +17,7 @@ mod shared;
 mod stat;
 mod volume;
 mod xattr;
+mod xfs;
 
 pub use cred::{Identity, adopt, unshare_fs_state};
 pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
@@ -27,7 +28,7 @@ pub use fs::{
     open_beneath, openat, pread, proc_path, pwrite, pwritev_all, readlink_fd, readlinkat,
     renameat2, statvfs, symlinkat, syncfs, truncate_fd, unlinkat, utimens_fd,
 };
-pub use handle::{HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
+pub use handle::{ByNumber, HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
 pub use instance::{file_system_magic, mount_instance};
 pub use launch::{is_file_locked, lock_file, pidfd_open, poll_readable, setsid, take_stdin};
 pub use mount::{
@@ -42,3 +43,4 @@ pub use shared::SharedWords;
 pub use stat::{FileStat, fstat, fstatat};
 pub use volume::mount_device;
 pub use xattr::{getxattr, list_all_xattrs, listxattr, removexattr, setxattr};
+pub use xfs::{xfs_generation, xfs_root};

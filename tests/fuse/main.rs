@@ -13,6 +13,7 @@
 mod backlog;
 mod compare_command;
 mod file_systems;
+mod handles;
 mod link_cuts;
 mod mirror_load;
 mod names;

@@ -41,6 +41,15 @@ impl Fixture {
         Fixture::at(label, None)
     }
 
+    /// As [`Fixture::new`], protecting a directory that exists: the root of a file system.
+    pub(crate) fn over(label: &str, data: &Path) -> Fixture {
+        let mut fixture = Fixture::at(label, None);
+        std::fs::remove_dir(&fixture.data).expect("remove the directory that is not used");
+        fixture.watchdog = Some(watch(label, data));
+        fixture.data = data.to_path_buf();
+        fixture
+    }
+
     /// As [`Fixture::new`], with data and replicas on another file system.
     pub(crate) fn on(label: &str, file_system: &Path) -> Fixture {
         Fixture::at(label, Some(file_system))
@@ -280,7 +289,9 @@ impl Drop for Fixture {
 
 fn is_mounted(path: &Path) -> bool {
     let mounts = sys::read_mounts().expect("read the mount table");
-    mounts.iter().any(|mount| mount.mountpoint == path)
+    mounts
+        .iter()
+        .any(|mount| mount.mountpoint == path && mount.fs_type == "fuse.doppelfs")
 }
 
 fn print_logs(dir: &Path) {

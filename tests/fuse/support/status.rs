@@ -45,6 +45,11 @@ impl SetView {
         pids.into_iter().filter(|&pid| pid > 1).collect()
     }
 
+    /// A number of the kernel's: `nodes`, `lookups`, `lookups_unknown`, `open_files`, `open_dirs`.
+    pub(crate) fn kernel(&self, what: &str) -> u64 {
+        number(&self.0, &format!("/kernel/{what}"))
+    }
+
     pub(crate) fn queue_ops(&self) -> u64 {
         number(&self.0, "/queue/ops")
     }
