@@ -140,12 +140,13 @@ impl Capture {
         observer: Arc<dyn Observer>,
     ) -> std::io::Result<(Capture, bool)> {
         let (file, was_set) = open_gap_file(&options.gap_file)?;
+        let descriptors = sys::open_files_limit();
         let capture = Capture {
             tree,
             journal,
             options,
-            files: Handles::default(),
-            dirs: Handles::default(),
+            files: Handles::new(descriptors / 2),
+            dirs: Handles::new(descriptors / 16),
             order: Order::new(),
             incarnation: sys::random_u128()? as u64,
             observer,

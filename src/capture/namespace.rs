@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::passthrough::{Error, OpenFile};
+use crate::passthrough::{Error, Open, OpenFile};
 use crate::sys::{self, FileStat};
 use crate::types::{Body, Dentry, FileId, Name, Node, Op, RenameMode, Replaced, Xattr};
 
@@ -34,6 +34,11 @@ impl OpenMode {
     /// Can it be written through this handle?
     pub fn writes(self) -> bool {
         self.flags & libc::O_ACCMODE != libc::O_RDONLY
+    }
+
+    /// Flags that open an existing file below like this, also once more.
+    pub fn again(self) -> i32 {
+        self.below() | libc::O_NOFOLLOW
     }
 
     /// Flags for the descriptor below: without what only concerns names, without `O_APPEND` (pwrite
@@ -158,13 +163,10 @@ impl Capture {
         match sys::openat(parent.as_fd(), &c_name(name), flags, new.mode & 0o7777) {
             Ok(fd) => {
                 let created = self.born(&locked, call, dir, &parent, name, (&fd, Node::File))?;
+                let id = created.id;
+                self.tree.note_open(id);
                 let path = joined(&self.tree, parent.as_fd(), name);
-                let file = OpenFile {
-                    id: created.id,
-                    fd,
-                    path,
-                };
-                Ok((created, file))
+                Ok((created, OpenFile { id, fd, path }))
             }
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) && mode.flags & libc::O_EXCL == 0 => {
                 drop(locked);
@@ -196,9 +198,19 @@ impl Capture {
         mode: OpenMode,
     ) -> Result<(OpenFile, Option<FileStat>), Error> {
         self.act_as(call)?;
-        let fd = self.tree.open(id, mode.below() | libc::O_NOFOLLOW)?;
-        let path = self.tree.path_of(fd.as_fd());
-        let file = OpenFile { id, fd, path };
+        self.tree.note_open(id);
+        let opened = self.open_noted(call, id, mode);
+        opened.inspect_err(|_| self.tree.note_closed(id))
+    }
+
+    fn open_noted(
+        &self,
+        call: &Call,
+        id: FileId,
+        mode: OpenMode,
+    ) -> Result<(OpenFile, Option<FileStat>), Error> {
+        let fd = self.tree.open(id, mode.again())?;
+        let file = OpenFile::of(&self.tree, id, fd);
         if mode.flags & libc::O_TRUNC == 0 {
             return Ok((file, None));
         }
@@ -345,7 +357,7 @@ impl Capture {
         body.after = Some(stat.attrs());
         self.removed(&locked, body, dir, &parent, id)?;
         if stat.nlink == 0 {
-            self.tree.uncache(id);
+            self.tree.note_removed(id, &node, false);
         }
         Ok(())
     }
@@ -357,7 +369,7 @@ impl Capture {
     pub fn rmdir(&self, call: &Call, dir: FileId, name: &Name) -> Result<(), Error> {
         let (id, locked) = self.lock_entry(dir, name)?;
         self.act_as(call)?;
-        let parent = self.tree.node(dir)?;
+        let (parent, node) = (self.tree.node(dir)?, self.tree.node(id)?);
         let path = joined(&self.tree, parent.as_fd(), name);
         sys::unlinkat(parent.as_fd(), &c_name(name), libc::AT_REMOVEDIR).map_err(|source| {
             Error {
@@ -371,9 +383,8 @@ impl Capture {
             name: name.clone(),
         };
         let body = self.body(call, Op::Rmdir { at, id }, path);
-        self.removed(&locked, body, dir, &parent, id)?;
-        self.tree.uncache(id);
-        Ok(())
+        self.tree.note_removed(id, &node, true);
+        self.removed(&locked, body, dir, &parent, id)
     }
 
     fn removed(
@@ -444,6 +455,9 @@ impl Capture {
                     // A directory that was replaced is gone, whatever count it keeps while open.
                     let gone = was.is_dir() && flags & libc::RENAME_EXCHANGE == 0;
                     let nlink = if gone { 0 } else { over_stat.nlink };
+                    if nlink == 0 {
+                        self.tree.note_removed(over_id, fd, was.is_dir());
+                    }
                     Some(Replaced {
                         id: over_id,
                         nlink,
@@ -488,9 +502,6 @@ impl Capture {
                 tracing::error!(%error, "a rename took effect and cannot be described");
                 self.doubt(&[from.0, to.0, id], false);
             }
-        }
-        if let Some((over, _)) = replaced {
-            self.tree.uncache(over);
         }
         Ok(())
     }

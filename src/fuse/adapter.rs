@@ -119,10 +119,14 @@ impl Adapter {
     }
 
     fn file(&self, fh: FileHandle) -> Result<Arc<OpenFile>, Error> {
-        self.capture
-            .files
-            .get(fh.0)
-            .ok_or_else(|| bad("open file", unknown_handle().code()))
+        let file = self.capture.files.get(self.capture.tree(), fh.0)?;
+        file.ok_or_else(|| bad("open file", unknown_handle().code()))
+    }
+
+    /// The open file that a request about an inode came with.
+    fn file_of(&self, fh: Option<FileHandle>, id: FileId) -> Option<Arc<OpenFile>> {
+        let file = self.file(fh?).ok()?;
+        (file.id == id).then_some(file)
     }
 
     fn reply_created(&self, reply: ReplyEntry, created: &Created) {
@@ -204,14 +208,14 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.nodes.forget(ino.0, nlookup);
+        if let Some(id) = self.nodes.forget(ino.0, nlookup) {
+            self.capture.tree().note_forgotten(id);
+        }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let id = attempt!(reply, self.id(ino));
-        let open = fh
-            .and_then(|fh| self.capture.files.get(fh.0))
-            .filter(|file| file.id == id);
+        let open = self.file_of(fh, id);
         let stat = match open {
             Some(file) => self.capture.tree().stat_fd(file.fd.as_fd(), id),
             None => self.capture.tree().stat(id),
@@ -239,9 +243,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let id = attempt!(reply, self.id(ino));
-        let open = fh
-            .and_then(|fh| self.capture.files.get(fh.0))
-            .filter(|file| file.id == id);
+        let open = self.file_of(fh, id);
         let change = AttrChange {
             mode,
             uid,
@@ -389,7 +391,7 @@ impl Filesystem for Adapter {
         let mode = OpenMode { flags: flags.0 };
         let (file, _) = attempt!(reply, self.capture.open(&call(req), id, mode));
         reply.opened(
-            FileHandle(self.capture.files.insert(file)),
+            FileHandle(self.capture.files.insert(file, mode.again())),
             open_reply(mode),
         );
     }
@@ -416,7 +418,7 @@ impl Filesystem for Adapter {
         let (created, file) = attempt!(reply, done);
         self.nodes.remember(created.id);
         let attr = reply::attr(&created.stat, self.nodes.number(created.id));
-        let fh = FileHandle(self.capture.files.insert(file));
+        let fh = FileHandle(self.capture.files.insert(file, open.again()));
         reply.created(
             &TTL,
             &attr,
@@ -481,7 +483,9 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        drop(self.capture.files.remove(fh.0));
+        if let Some(id) = self.capture.files.remove(fh.0) {
+            self.capture.tree().note_closed(id);
+        }
         reply.ok();
     }
 
@@ -553,7 +557,9 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        drop(self.capture.dirs.remove(fh.0));
+        if let Some(id) = self.capture.dirs.remove(fh.0) {
+            self.capture.tree().note_closed(id);
+        }
         reply.ok();
     }
 
@@ -565,9 +571,7 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let Some(dir) = self.capture.dirs.get(fh.0) else {
-            return reply.error(unknown_handle());
-        };
+        let dir = attempt!(reply, self.dir(fh.0));
         let done = sys::fsync(dir.fd.as_fd()).map_err(|source| Error {
             op: "fsync",
             id: Some(dir.id),

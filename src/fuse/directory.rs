@@ -1,11 +1,11 @@
 //! Listings: getdents below, cookies passed through.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
-use crate::passthrough::{Error, OpenDir};
-use crate::sync::{Mutex, Rank};
+use crate::passthrough::{Error, Open, OpenDir};
 use crate::sys::{self, EntryType};
 use crate::types::{FileId, Name};
 
@@ -44,9 +44,17 @@ struct Listed<'a> {
 impl Adapter {
     pub(super) fn open_dir(&self, id: FileId) -> Result<u64, Error> {
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;
-        let fd = self.capture.tree().open(id, flags)?;
-        let cursor = Mutex::new(Rank::Handles, 0);
-        Ok(self.capture.dirs.insert(OpenDir { id, fd, cursor }))
+        let tree = self.capture.tree();
+        tree.note_open(id);
+        let fd = tree.open(id, flags).inspect_err(|_| tree.note_closed(id))?;
+        Ok(self.capture.dirs.insert(OpenDir::of(tree, id, fd), flags))
+    }
+
+    /// The open directory under this number.
+    pub(super) fn dir(&self, number: u64) -> Result<Arc<OpenDir>, Error> {
+        let missing = || fail(std::io::Error::from_raw_os_error(unknown_handle().code()));
+        let dir = self.capture.dirs.get(self.capture.tree(), number)?;
+        dir.ok_or_else(missing)
     }
 
     /// Reads entries from `offset` on and hands them over until `add` says that the reply is full.
@@ -56,8 +64,7 @@ impl Adapter {
         offset: u64,
         mut add: impl FnMut(&OpenDir, Listed<'_>) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let missing = || fail(std::io::Error::from_raw_os_error(unknown_handle().code()));
-        let dir = self.capture.dirs.get(number).ok_or_else(missing)?;
+        let dir = self.dir(number)?;
         let mut cursor = dir.cursor.lock();
         let wanted = offset as i64;
         // Offset 0 also rewinds: entries that came since are to be seen.

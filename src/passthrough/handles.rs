@@ -1,10 +1,17 @@
 //! Open files and directories of the mount, by the number that the kernel gives back.
+//!
+//! Programs may have more files open, all together, than one process may have descriptors. So only
+//! those used last have one; the others are opened again by their identity when they are used. A file
+//! that was removed while open is kept by [`Tree`] until the kernel forgets it.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use lru::LruCache;
+
+use super::tree::{Error, Tree};
 use crate::sync::{Mutex, Rank};
 use crate::types::FileId;
 
@@ -30,49 +37,144 @@ pub struct OpenDir {
     pub cursor: Mutex<i64>,
 }
 
+/// Something open that can be closed and opened again.
+pub trait Open: Sized {
+    /// What it is made of.
+    fn of(tree: &Tree, id: FileId, fd: OwnedFd) -> Self;
+    /// Which.
+    fn id(&self) -> FileId;
+}
+
+impl Open for OpenFile {
+    fn of(tree: &Tree, id: FileId, fd: OwnedFd) -> OpenFile {
+        let path = tree.path_of(fd.as_fd());
+        OpenFile { id, fd, path }
+    }
+
+    fn id(&self) -> FileId {
+        self.id
+    }
+}
+
+impl Open for OpenDir {
+    fn of(_tree: &Tree, id: FileId, fd: OwnedFd) -> OpenDir {
+        let cursor = Mutex::new(Rank::Handles, 0);
+        OpenDir { id, fd, cursor }
+    }
+
+    fn id(&self) -> FileId {
+        self.id
+    }
+}
+
 const SHARDS: usize = 8;
+
+/// Fewest descriptors that a shard keeps.
+const SHARD_MIN: usize = 4;
+
+#[derive(Debug)]
+struct Shard<T> {
+    /// All: which, and with what flags it is opened again.
+    all: HashMap<u64, (FileId, i32)>,
+    /// Those with a descriptor, the one used last first.
+    open: LruCache<u64, Arc<T>>,
+}
 
 /// A table of open things; numbers are never reused.
 #[derive(Debug)]
 pub struct Handles<T> {
     next: AtomicU64,
-    shards: [Mutex<HashMap<u64, Arc<T>>>; SHARDS],
+    shard_max: usize,
+    /// Rank `Handles`; no I/O under it.
+    shards: [Mutex<Shard<T>>; SHARDS],
 }
 
-impl<T> Default for Handles<T> {
-    fn default() -> Self {
-        let shard = |_| Mutex::new(Rank::Handles, HashMap::new());
+impl<T: Open> Handles<T> {
+    /// A table that keeps about this many descriptors open.
+    pub fn new(open_max: u64) -> Handles<T> {
+        let shard = |_| {
+            let shard = Shard {
+                all: HashMap::new(),
+                open: LruCache::unbounded(),
+            };
+            Mutex::new(Rank::Handles, shard)
+        };
+        let share = usize::try_from(open_max).unwrap_or(usize::MAX) / SHARDS;
         Handles {
             next: AtomicU64::new(1),
+            shard_max: share.max(SHARD_MIN),
             shards: std::array::from_fn(shard),
         }
     }
-}
 
-impl<T> Handles<T> {
-    fn shard(&self, number: u64) -> &Mutex<HashMap<u64, Arc<T>>> {
+    fn shard(&self, number: u64) -> &Mutex<Shard<T>> {
         &self.shards[(number % SHARDS as u64) as usize]
     }
 
-    /// Keeps `thing` under a new number.
-    pub fn insert(&self, thing: T) -> u64 {
+    /// Puts it among those with a descriptor. What falls out is closed after the lock is free.
+    fn keep(&self, shard: &mut Shard<T>, number: u64, thing: Arc<T>) -> [Option<(u64, Arc<T>)>; 2] {
+        let replaced = shard.open.push(number, thing);
+        let too_many = shard.open.len() > self.shard_max;
+        let oldest = too_many.then(|| shard.open.pop_lru()).flatten();
+        [replaced, oldest]
+    }
+
+    /// Keeps `thing` under a new number; `flags` open it again. Somebody has told the tree that it is
+    /// open.
+    pub fn insert(&self, thing: T, flags: i32) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.shard(number).lock().insert(number, Arc::new(thing));
+        let id = thing.id();
+        let mut shard = self.shard(number).lock();
+        shard.all.insert(number, (id, flags));
+        let out = self.keep(&mut shard, number, Arc::new(thing));
+        drop(shard);
+        drop(out);
         number
     }
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.shards.iter().map(|s| s.lock().len() as u64).sum()
+        self.shards.iter().map(|s| s.lock().all.len() as u64).sum()
     }
 
-    /// The thing under this number.
-    pub fn get(&self, number: u64) -> Option<Arc<T>> {
-        self.shard(number).lock().get(&number).cloned()
+    /// Which file it is.
+    pub fn id(&self, number: u64) -> Option<FileId> {
+        let shard = self.shard(number).lock();
+        shard.all.get(&number).map(|&(id, _)| id)
     }
 
-    /// Gives the thing back; it closes when its last user is done.
-    pub fn remove(&self, number: u64) -> Option<Arc<T>> {
-        self.shard(number).lock().remove(&number)
+    /// The thing under this number, opened again if need be; `None` when there is none.
+    ///
+    /// # Errors
+    /// What opening it again says.
+    pub fn get(&self, tree: &Tree, number: u64) -> Result<Option<Arc<T>>, Error> {
+        let (id, flags) = {
+            let mut shard = self.shard(number).lock();
+            if let Some(thing) = shard.open.get(&number) {
+                return Ok(Some(thing.clone()));
+            }
+            match shard.all.get(&number) {
+                Some(&known) => known,
+                None => return Ok(None),
+            }
+        };
+        let thing = Arc::new(T::of(tree, id, tree.open(id, flags)?));
+        let mut shard = self.shard(number).lock();
+        if shard.all.contains_key(&number) {
+            let out = self.keep(&mut shard, number, thing.clone());
+            drop(shard);
+            drop(out);
+        }
+        Ok(Some(thing))
+    }
+
+    /// Forgets the number; the descriptor closes when its last user is done. Returns what it was.
+    pub fn remove(&self, number: u64) -> Option<FileId> {
+        let mut shard = self.shard(number).lock();
+        let known = shard.all.remove(&number);
+        let open = shard.open.pop(&number);
+        drop(shard);
+        drop(open);
+        known.map(|(id, _)| id)
     }
 }

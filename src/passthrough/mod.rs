@@ -3,7 +3,9 @@
 //! # The contract
 //! Files are named by [`FileId`](crate::types::FileId); an id is a file handle of the file system
 //! below, so nothing has to stay open for a file to be found again, and a deleted file is `ESTALE`,
-//! never another file. Descriptors of recently used inodes are kept in a bounded cache.
+//! never another file. Descriptors of recently used inodes are kept in a bounded cache, and so are
+//! those of open files: what falls out is opened again by its handle. Only what was removed and is
+//! still used holds a descriptor for as long as it is.
 //!
 //! Permissions are *not* judged here: the kernel above has judged them with the caller's real
 //! credentials. Calls that create or write run with the caller's file system identity, so that
@@ -21,9 +23,10 @@
 mod export;
 mod handles;
 mod members;
+mod removed;
 mod tree;
 
 pub use export::Found;
-pub use handles::{Handles, OpenDir, OpenFile};
+pub use handles::{Handles, Open, OpenDir, OpenFile};
 pub use members::Members;
 pub use tree::{Error, Tree, UNFOLLOWED};

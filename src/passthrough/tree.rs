@@ -15,6 +15,7 @@ use crate::types::{FileId, Name, Node};
 
 use super::export::is_whole;
 use super::members::Members;
+use super::removed::Removed;
 
 /// A call on the tree failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,7 @@ pub struct Tree {
     codec: HandleCodec,
     is_whole: bool,
     members: Members,
+    removed: Removed,
     cache: Vec<Mutex<LruCache<FileId, Arc<OwnedFd>>>>,
 }
 
@@ -91,6 +93,7 @@ impl Tree {
         Ok(Tree {
             is_whole: is_whole(root.as_fd(), root_id.ino),
             members: Members::default(),
+            removed: Removed::default(),
             root,
             root_id,
             dev: stat.dev,
@@ -139,6 +142,9 @@ impl Tree {
         if let Some(fd) = self.shard(id).lock().get(&id) {
             return Ok(fd.clone());
         }
+        if let Some(fd) = self.removed.find(id) {
+            return Ok(fd);
+        }
         let fd = Arc::new(self.open(id, libc::O_PATH | libc::O_NOFOLLOW)?);
         // What falls out of the cache is closed after the lock is free.
         let old = self.shard(id).lock().push(id, fd.clone());
@@ -146,10 +152,27 @@ impl Tree {
         Ok(fd)
     }
 
-    /// Forgets a cached descriptor, so that a removed inode's space is returned at once.
-    pub fn uncache(&self, id: FileId) {
+    /// The last name of the inode behind `node` went. It is kept while it is open; a directory, which
+    /// may be a working directory, until the kernel forgets it. Else its space is returned at once.
+    pub fn note_removed(&self, id: FileId, node: &Arc<OwnedFd>, is_dir: bool) {
+        self.removed.keep(id, node, is_dir);
         let old = self.shard(id).lock().pop(&id);
         drop(old);
+    }
+
+    /// The inode is about to be opened for a program; [`Tree::note_closed`] takes it back.
+    pub fn note_open(&self, id: FileId) {
+        self.removed.note_open(id);
+    }
+
+    /// A program closed the inode.
+    pub fn note_closed(&self, id: FileId) {
+        self.removed.note_closed(id);
+    }
+
+    /// The kernel has forgotten the node, so no program uses it.
+    pub fn note_forgotten(&self, id: FileId) {
+        self.removed.forget(id);
     }
 
     /// Opens the inode by its handle with these flags.
@@ -157,12 +180,14 @@ impl Tree {
     /// # Errors
     /// `ESTALE` when the inode is gone; else what open(2) says below.
     pub fn open(&self, id: FileId, flags: i32) -> Result<OwnedFd, Error> {
-        sys::open_by_handle_at(self.root.as_fd(), &self.codec.handle(id), flags).map_err(|source| {
-            Error {
-                op: "open",
-                id: Some(id),
-                source,
-            }
+        let opened = match self.removed.find(id) {
+            Some(kept) => sys::access_anyhow(kept.as_fd(), flags & !libc::O_NOFOLLOW),
+            None => sys::open_by_handle_at(self.root.as_fd(), &self.codec.handle(id), flags),
+        };
+        opened.map_err(|source| Error {
+            op: "open",
+            id: Some(id),
+            source,
         })
     }
 

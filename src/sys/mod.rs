@@ -37,7 +37,7 @@ pub use mount::{
 };
 pub use process::{
     boot_id, coarse_now, is_root, monotonic_ns, now, open_files_limit, random_u128, ready_notify,
-    realtime_ns, set_umask, supplementary_groups, sync_file_system_of,
+    realtime_ns, return_memory, set_umask, supplementary_groups, sync_file_system_of,
 };
 pub use shared::SharedWords;
 pub use stat::{FileStat, fstat, fstatat};

@@ -105,6 +105,15 @@ pub fn open_files_limit() -> u64 {
     limit.rlim_cur
 }
 
+/// Gives memory that was freed back to the system, where the allocator would keep it (glibc).
+pub fn return_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: plain call; it touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Opens `path` and syncs the whole file system it is on; for a FUSE mount this writes back the
 /// kernel's dirty pages.
 pub fn sync_file_system_of(path: &Path) -> io::Result<()> {

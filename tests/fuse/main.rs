@@ -8,7 +8,7 @@
 //! * `DOPPELFS_SEED`: the seed of all random choices; every test prints its own.
 //! * `DOPPELFS_CUTS` (25), `DOPPELFS_FILES_MAX` (100,000), `DOPPELFS_MIRROR_FILES` (2,000),
 //!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
-//!   sizes. `DOPPELFS_PATIENCE` (120): seconds that anything may take.
+//!   `DOPPELFS_NODES` (20,000): sizes. `DOPPELFS_PATIENCE` (120): seconds that anything may take.
 
 mod backlog;
 mod compare_command;
@@ -23,5 +23,6 @@ mod ranges;
 mod refusals;
 mod refusals_target;
 mod restart;
+mod scale;
 mod support;
 mod writers;

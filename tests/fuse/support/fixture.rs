@@ -8,7 +8,7 @@ use doppelfs::digest::{self, Options, Report};
 use doppelfs::sys;
 use serde_json::Value;
 
-use super::command::{Finished, Program, doppelfs};
+use super::command::{Finished, Program, doppelfs, program};
 use super::proxy::Proxy;
 use super::scratch::Scratch;
 use super::settings::patience;
@@ -29,6 +29,9 @@ pub(crate) struct Fixture {
     data: PathBuf,
     state: PathBuf,
     mount_flags: Vec<String>,
+    /// What the mount's command is started by, where it is not started directly.
+    mount_prefix: Vec<String>,
+    has_target: bool,
     pub(crate) proxy: Proxy,
     pub(crate) target: Target,
     watchdog: Option<mpsc::Sender<()>>,
@@ -71,6 +74,8 @@ impl Fixture {
             run_dir,
             data,
             mount_flags: Vec::new(),
+            mount_prefix: Vec::new(),
+            has_target: true,
             proxy,
             target,
             scratch,
@@ -94,6 +99,18 @@ impl Fixture {
     pub(crate) fn with_flags(mut self, flags: &[&str]) -> Fixture {
         self.mount_flags
             .extend(flags.iter().map(|&flag| flag.to_owned()));
+        self
+    }
+
+    /// Mounts without a target.
+    pub(crate) fn without_target(mut self) -> Fixture {
+        self.has_target = false;
+        self
+    }
+
+    /// Starts the next mounts by this command, which runs what follows its arguments.
+    pub(crate) fn with_prefix(mut self, prefix: &[&str]) -> Fixture {
+        self.mount_prefix = prefix.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -128,19 +145,21 @@ impl Fixture {
     /// The command that mounts.
     pub(crate) fn mount_command(&self) -> Program {
         let target = format!("127.0.0.1:{}:{REPLICA}", self.proxy.port());
-        self.doppelfs()
-            .arg("mount")
-            .arg(&self.data)
-            .args([
-                "--set",
-                SET,
-                "--target",
-                &target,
-                "--insecure-loopback",
-                "--state",
-            ])
-            .arg(&self.state)
-            .args(&self.mount_flags)
+        let command = match self.mount_prefix.split_first() {
+            Some((first, rest)) => program(first)
+                .args(rest)
+                .arg(env!("CARGO_BIN_EXE_doppelfs"))
+                .env("DOPPELFS_RUN_DIR", &self.run_dir),
+            None => self.doppelfs(),
+        };
+        let command = command.arg("mount").arg(&self.data);
+        let command = command.args(["--set", SET, "--state"]).arg(&self.state);
+        let command = command.args(&self.mount_flags);
+        if self.has_target {
+            command.args(["--target", &target, "--insecure-loopback"])
+        } else {
+            command
+        }
     }
 
     /// Mounts; returns when the file system serves.

@@ -26,6 +26,11 @@ pub(crate) fn files_max() -> u64 {
     number("DOPPELFS_FILES_MAX", 100_000)
 }
 
+/// How many files the kernel is made to know.
+pub(crate) fn nodes_max() -> u64 {
+    number("DOPPELFS_NODES", 20_000)
+}
+
 /// How many files and bytes a mirror under load has.
 pub(crate) fn mirror_size() -> (u64, u64) {
     (
