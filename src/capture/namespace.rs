@@ -219,7 +219,8 @@ impl Capture {
             keeps_suid: call.caller.uid == 0,
             ..*call
         };
-        let stat = self.truncate(&call, id, Some(&file), 0)?;
+        let writable = mode.writes().then_some(&file);
+        let stat = self.truncate(&call, id, writable, 0)?;
         Ok((file, Some(stat)))
     }
 

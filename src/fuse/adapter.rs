@@ -148,7 +148,6 @@ impl Adapter {
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_POSIX_ACL,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
@@ -163,6 +162,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_MAX_PAGES,
             InitFlags::FUSE_EXPORT_SUPPORT,
         ];
+        // Not FUSE_ATOMIC_O_TRUNC: the file would be emptied before the kernel has looked whether it
+        // is a program that runs, which it does at the truncation where the open is for reading only.
         let offered = config.capabilities();
         let mut missing = Vec::new();
         for flag in wanted {
