@@ -18,6 +18,7 @@ mod link_cuts;
 mod mirror_load;
 mod names;
 mod nodes;
+mod posix_suite;
 mod programs;
 mod ranges;
 mod refusals;
