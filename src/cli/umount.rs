@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::run::Outcome;
 use crate::control::{self, Client, Reply, Request, Service};
-use crate::supervisor::users_of;
+use crate::supervisor::{User, holders_of, users_of};
 use crate::sys;
 
 /// Processes named in the message about a busy mount.
@@ -29,6 +29,7 @@ pub(super) fn umount(
         pid = Some(*worker_pid);
         prepare(run_dir, service, &mountpoint)?;
     }
+    let device = device_of(&mountpoint);
     match sys::umount(&mountpoint, false) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
@@ -43,19 +44,41 @@ pub(super) fn umount(
     let (Some(pidfd), Some(pid)) = (pidfd, pid) else {
         return Ok(Outcome::Yes);
     };
-    wait_for_end(&pidfd, pid, patience)
+    wait_for_end(&pidfd, pid, patience, device.as_deref())
 }
 
-fn wait_for_end(pidfd: &OwnedFd, pid: u32, patience: Duration) -> anyhow::Result<Outcome> {
+/// The device of the topmost mount there.
+fn device_of(mountpoint: &Path) -> Option<String> {
+    let mounts = sys::read_mounts().ok()?;
+    let mut topmost = mounts.into_iter().rev();
+    topmost
+        .find(|m| m.mountpoint == mountpoint)
+        .map(|m| m.device)
+}
+
+fn wait_for_end(
+    pidfd: &OwnedFd,
+    pid: u32,
+    patience: Duration,
+    device: Option<&str>,
+) -> anyhow::Result<Outcome> {
     let ended = sys::poll_readable(pidfd.as_fd(), patience)
         .with_context(|| format!("cannot wait for worker {pid}"))?;
     if ended {
         return Ok(Outcome::Yes);
     }
-    bail!(
-        "it is unmounted, but its worker (process {pid}) has not ended within {patience:?} and \
-         still holds the directory below; see its log"
-    )
+    let mut text = format!(
+        "it is unmounted here, but its worker (process {pid}) has not ended within {patience:?} \
+         and still holds the directory below"
+    );
+    let holders = device.map(holders_of).unwrap_or_default();
+    if holders.is_empty() {
+        text += "; see its log";
+    } else {
+        text += "; the mount lives on in other mount namespaces (containers), and ends with them:";
+    }
+    append_users(&mut text, &holders);
+    bail!(text)
 }
 
 /// The mount as the table has it. Only the parents of the mount point are looked at: the root of a
@@ -147,11 +170,15 @@ fn busy_text(mountpoint: &Path, worker: Option<u32>) -> String {
         return text;
     }
     text += ", by:";
+    append_users(&mut text, &users);
+    text
+}
+
+fn append_users(text: &mut String, users: &[User]) {
     for user in users.iter().take(USERS_SHOWN_MAX) {
-        text += &format!("\n  {user}");
+        *text += &format!("\n  {user}");
     }
     if users.len() > USERS_SHOWN_MAX {
-        text += &format!("\n  and {} more", users.len() - USERS_SHOWN_MAX);
+        *text += &format!("\n  and {} more", users.len() - USERS_SHOWN_MAX);
     }
-    text
 }

@@ -21,4 +21,4 @@ mod users;
 pub use launch::{LaunchError, detach, start_worker};
 pub use ready::Ready;
 pub use signal::EndSignal;
-pub use users::{User, users_of};
+pub use users::{User, holders_of, users_of};

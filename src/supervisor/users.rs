@@ -10,7 +10,7 @@ pub struct User {
     pub pid: u32,
     /// Its command's name.
     pub name: String,
-    /// `open`, `cwd`, `root`, `program` or `mapped`.
+    /// `open`, `cwd`, `root`, `program`, `mapped`, or that its mount namespace has the mount.
     pub how: &'static str,
     /// What of the tree it uses.
     pub path: PathBuf,
@@ -42,6 +42,35 @@ pub fn users_of(dir: &Path, except: &[u32]) -> Vec<User> {
     }
     users.sort();
     users.dedup_by(|a, b| (a.pid, a.how) == (b.pid, b.how));
+    users
+}
+
+/// Processes that still see a file system, by its device, in a mount namespace of their own: it lives
+/// on there after the umount here. One process for each such namespace.
+pub fn holders_of(device: &str) -> Vec<User> {
+    let mut users = Vec::new();
+    let mut seen = vec![fs::read_link("/proc/self/ns/mnt").ok()];
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let file_name = process.file_name();
+        let Some(pid) = file_name.to_str().and_then(|n| n.parse::<u32>().ok()) else {
+            continue;
+        };
+        let namespace = fs::read_link(process.path().join("ns/mnt")).ok();
+        if namespace.is_none() || seen.contains(&namespace) {
+            continue;
+        }
+        seen.push(namespace);
+        let mounts = crate::sys::read_mounts_of(&process.path()).unwrap_or_default();
+        if let Some(mount) = mounts.into_iter().find(|m| m.device == device) {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            users.push(User {
+                pid,
+                name: name.trim_end().to_owned(),
+                how: "mounted in its mount namespace",
+                path: mount.mountpoint,
+            });
+        }
+    }
     users
 }
 

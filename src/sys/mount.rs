@@ -179,6 +179,8 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
 /// One line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountLine {
+    /// The file system's device as `major:minor`.
+    pub device: String,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     /// Type with subtype.
@@ -215,19 +217,28 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 
 /// The mounts of this process's namespace, oldest first.
 pub fn read_mounts() -> io::Result<Vec<MountLine>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
+    read_mounts_of(Path::new("/proc/self"))
+}
+
+/// The mounts that a process sees, given as its directory in /proc, oldest first.
+pub fn read_mounts_of(process: &Path) -> io::Result<Vec<MountLine>> {
+    let table = std::fs::read(process.join("mountinfo"))?;
     let mut mounts = Vec::new();
     for line in table.split(|&b| b == b'\n') {
         let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
         let Some(dash) = fields.iter().position(|f| *f == b"-") else {
             continue;
         };
-        let (Some(point), Some(fs_type), Some(source)) =
-            (fields.get(4), fields.get(dash + 1), fields.get(dash + 2))
-        else {
+        let (Some(device), Some(point), Some(fs_type), Some(source)) = (
+            fields.get(2),
+            fields.get(4),
+            fields.get(dash + 1),
+            fields.get(dash + 2),
+        ) else {
             continue;
         };
         mounts.push(MountLine {
+            device: String::from_utf8_lossy(device).into_owned(),
             mountpoint: std::ffi::OsString::from_vec(unescape(point)).into(),
             fs_type: String::from_utf8_lossy(fs_type).into_owned(),
             source: String::from_utf8_lossy(&unescape(source)).into_owned(),

@@ -17,6 +17,7 @@ mod handles;
 mod link_cuts;
 mod mirror_load;
 mod names;
+mod namespaces;
 mod nodes;
 mod posix_suite;
 mod programs;

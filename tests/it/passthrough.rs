@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-use doppelfs::passthrough::{Handles, Tree};
+use doppelfs::passthrough::{Handles, Open, OpenFile, Tree};
 use doppelfs::sys;
 use doppelfs::types::Name;
 
@@ -25,7 +25,7 @@ fn an_id_finds_its_file_after_renames_and_never_another() {
     assert_eq!(stat.ino, std::fs::metadata(&path).unwrap().ino());
     std::fs::rename(&path, scratch.path().join("b")).unwrap();
     assert_eq!(tree.stat(id).unwrap().ino, stat.ino);
-    tree.uncache(id);
+    tree.note_removed(id, &tree.node(id).unwrap(), false);
     std::fs::remove_file(scratch.path().join("b")).unwrap();
     // The number is used again, for something else; the id stays dead.
     for index in 0..64 {
@@ -69,12 +69,74 @@ fn the_path_of_an_open_file_is_relative_to_the_root() {
     assert_eq!(tree.path_of(tree.root()), b"");
 }
 
+/// A tree with the file `a` in it, opened `count` times, few descriptors kept.
+fn opened(scratch: &Scratch, count: usize) -> (Tree, Handles<OpenFile>, Vec<u64>) {
+    let tree = tree(scratch);
+    std::fs::write(scratch.path().join("a"), b"content").unwrap();
+    let name = Name::new(b"a").unwrap();
+    let (id, _) = tree.lookup(tree.root_id(), &name).unwrap();
+    let handles = Handles::new(8);
+    let open = || {
+        tree.note_open(id);
+        let fd = tree.open(id, libc::O_RDONLY).unwrap();
+        handles.insert(OpenFile::of(&tree, id, fd), libc::O_RDONLY)
+    };
+    let numbers = (0..count).map(|_| open()).collect();
+    (tree, handles, numbers)
+}
+
+fn content(tree: &Tree, handles: &Handles<OpenFile>, number: u64) -> Vec<u8> {
+    let file = handles.get(tree, number).unwrap().unwrap();
+    let mut bytes = [0; 16];
+    let read = sys::pread(file.fd.as_fd(), &mut bytes, 0).unwrap();
+    bytes[..read].to_vec()
+}
+
 #[test]
 fn numbers_of_open_things_are_not_reused() {
-    let handles = Handles::default();
-    let first = handles.insert("a");
-    assert_eq!(handles.get(first).as_deref(), Some(&"a"));
-    handles.remove(first);
-    assert_ne!(handles.insert("b"), first);
-    assert!(handles.get(first).is_none());
+    let scratch = Scratch::new("numbers");
+    let (tree, handles, numbers) = opened(&scratch, 1);
+    assert_eq!(content(&tree, &handles, numbers[0]), b"content");
+    let id = handles.remove(numbers[0]).unwrap();
+    assert!(handles.get(&tree, numbers[0]).unwrap().is_none());
+    let fd = tree.open(id, libc::O_RDONLY).unwrap();
+    let second = handles.insert(OpenFile::of(&tree, id, fd), libc::O_RDONLY);
+    assert_ne!(second, numbers[0]);
+    assert_eq!(handles.count(), 1);
+}
+
+#[test]
+fn open_things_without_a_descriptor_are_opened_again() {
+    let scratch = Scratch::new("again");
+    let (tree, handles, numbers) = opened(&scratch, 200);
+    assert_eq!(handles.count(), 200);
+    for number in numbers {
+        assert_eq!(content(&tree, &handles, number), b"content");
+    }
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let ours = open.filter(|fd| {
+        std::fs::read_link(fd.path())
+            .is_ok_and(|path| path.starts_with("/a") || path.ends_with("again/a"))
+    });
+    assert!(ours.count() < 100, "most of 200 have no descriptor");
+}
+
+#[test]
+fn what_was_removed_while_open_is_kept_until_it_is_forgotten() {
+    let scratch = Scratch::new("kept");
+    let (tree, handles, numbers) = opened(&scratch, 200);
+    let id = handles.id(numbers[0]).unwrap();
+    let node = tree.node(id).unwrap();
+    std::fs::remove_file(scratch.path().join("a")).unwrap();
+    tree.note_removed(id, &node, false);
+    drop(node);
+    for &number in &numbers {
+        assert_eq!(content(&tree, &handles, number), b"content");
+    }
+    for number in numbers {
+        tree.note_closed(handles.remove(number).unwrap());
+    }
+    assert_eq!(tree.stat(id).unwrap().nlink, 0);
+    tree.note_forgotten(id);
+    assert_eq!(tree.stat(id).unwrap_err().errno(), libc::ESTALE);
 }
