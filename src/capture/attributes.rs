@@ -1,10 +1,11 @@
 //! Captured changes of attributes.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::passthrough::{Error, OpenFile};
-use crate::sys::{self, FileStat};
+use crate::sys::{self, Credentials, FileStat};
 use crate::types::{FileId, Op, Time};
 
 use super::core::{Call, Capture};
@@ -62,10 +63,6 @@ impl Capture {
         file: Option<&OpenFile>,
         change: &AttrChange,
     ) -> Result<FileStat, Error> {
-        if change.is_nothing() {
-            // HANDLE_KILLPRIV_V2 sends such a request for what the file system does by itself.
-            return self.tree.stat(id);
-        }
         let locked = self.lock(&[id]);
         if let (Some(size), true) = (change.size, change.is_plain_size()) {
             return self.truncate_locked(&locked, call, id, file, size);
@@ -73,9 +70,8 @@ impl Capture {
         if let Some(size) = change.size {
             self.truncate_locked(&locked, call, id, file, size)?;
         }
-        self.act_as_root()?;
         let node = self.tree.node(id)?;
-        let done = self.change_below(id, &node, change);
+        let done = self.change_below(call, id, &node, change);
         let stat = self.or_doubt(self.stat_after(node.as_fd(), id), id)?;
         if stat.nlink > 0 {
             let wants_atime = self.options.atime && change.atime.is_some();
@@ -90,7 +86,13 @@ impl Capture {
         done.map(|()| stat)
     }
 
-    fn change_below(&self, id: FileId, node: &impl AsFd, change: &AttrChange) -> Result<(), Error> {
+    fn change_below(
+        &self,
+        call: &Call,
+        id: FileId,
+        node: &impl AsFd,
+        change: &AttrChange,
+    ) -> Result<(), Error> {
         let fd = node.as_fd();
         let fail = |op| {
             move |source| Error {
@@ -99,9 +101,17 @@ impl Capture {
                 source,
             }
         };
-        if change.uid.is_some() || change.gid.is_some() {
-            sys::chown_fd(fd, change.uid, change.gid).map_err(fail("chown"))?;
+        let is_chown = change.uid.is_some() || change.gid.is_some();
+        if is_chown || change.is_nothing() {
+            match self.judge_chown(call, fd, id, change.gid)? {
+                true => sys::chown_fd(fd, change.uid, change.gid).map_err(fail("chown"))?,
+                false if is_chown => {
+                    return Err(fail("chown")(io::Error::from_raw_os_error(libc::EPERM)));
+                }
+                false => {}
+            }
         }
+        self.act_as_root()?;
         if let Some(mode) = change.mode {
             sys::chmod_fd(fd, mode).map_err(fail("chmod"))?;
         }
@@ -120,6 +130,33 @@ impl Capture {
                 .map_err(fail("utimensat"))?;
         }
         Ok(())
+    }
+
+    /// Takes the identity for a chown(2) of this file, or says that it would take set-id bits away that
+    /// only the owner may take (`setattr_prepare` in `fs/attr.c`; our kernel leaves the bits to us).
+    ///
+    /// Not for a chown that changes nothing alone, which comes when the kernel is about to write and
+    /// takes privileges first (`FUSE_HANDLE_KILLPRIV_V2`): from a stranger it then does nothing here,
+    /// and the write below takes the bits.
+    fn judge_chown(
+        &self,
+        call: &Call,
+        fd: BorrowedFd<'_>,
+        id: FileId,
+        new_gid: Option<u32>,
+    ) -> Result<bool, Error> {
+        let stat = self.tree.stat_fd(fd, id)?;
+        self.act_changing(call, fd, id, new_gid)?;
+        let set_id = stat.mode & (libc::S_ISUID | libc::S_ISGID);
+        if stat.is_dir() || set_id == 0 || stat.uid == call.caller.uid {
+            return Ok(true);
+        }
+        let rights = Credentials::of(call.caller.pid);
+        let member = stat.gid == call.caller.gid || rights.is_in_group(stat.gid);
+        let keeps_group = member || rights.keeps_set_id();
+        let group_goes = stat.mode & libc::S_IXGRP != 0 || !keeps_group;
+        let some_go = set_id & libc::S_ISUID != 0 || group_goes;
+        Ok(!some_go || rights.acts_as_owner())
     }
 
     /// Sets an extended attribute.
@@ -142,7 +179,7 @@ impl Capture {
             id: Some(id),
             source,
         })?;
-        if name == c"system.posix_acl_access" && call.caller.uid != 0 {
+        if name == c"system.posix_acl_access" {
             let judged = self.judge_sgid(call, id, &node);
             self.or_doubt(judged, id)?;
         }
@@ -163,11 +200,11 @@ impl Capture {
     /// (posix_acl_update_mode in the kernel); we set it as root, and so have to do that ourselves.
     fn judge_sgid(&self, call: &Call, id: FileId, node: &impl AsFd) -> Result<(), Error> {
         let stat = self.tree.stat_fd(node.as_fd(), id)?;
-        let is_member = || {
-            stat.gid == call.caller.gid
-                || sys::supplementary_groups(call.caller.pid).contains(&stat.gid)
+        let may_keep = || {
+            let rights = Credentials::of(call.caller.pid);
+            stat.gid == call.caller.gid || rights.is_in_group(stat.gid) || rights.keeps_set_id()
         };
-        if stat.mode & libc::S_ISGID == 0 || is_member() {
+        if stat.mode & libc::S_ISGID == 0 || may_keep() {
             return Ok(());
         }
         sys::chmod_fd(node.as_fd(), stat.mode & !libc::S_ISGID).map_err(|source| Error {

@@ -19,11 +19,29 @@ pub struct Extent {
     pub length: u64,
 }
 
+/// What a change of content did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// How many bytes were written.
+    pub bytes: usize,
+    /// The file had set-id bits that it may have lost.
+    pub may_have_stripped: bool,
+}
+
+impl Written {
+    fn new(bytes: usize, mode_before: u32) -> Written {
+        Written {
+            bytes,
+            may_have_stripped: mode_before & (libc::S_ISUID | libc::S_ISGID) != 0,
+        }
+    }
+}
+
 /// fallocate modes that move bytes about: `FALLOC_FL_COLLAPSE_RANGE`, `FALLOC_FL_INSERT_RANGE`.
 const SHIFTING: i32 = libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_INSERT_RANGE;
 
 impl Capture {
-    /// Writes at `offset`; returns how many bytes were written.
+    /// Writes at `offset`.
     ///
     /// # Errors
     /// What pwrite(2) says below; then nothing was written and nothing is recorded.
@@ -33,20 +51,23 @@ impl Capture {
         file: &OpenFile,
         offset: u64,
         data: &[u8],
-    ) -> Result<usize, Error> {
+    ) -> Result<Written, Error> {
         let id = file.id;
         let locked = self.lock(&[id]);
-        self.act_as(call)?;
+        let mode = self.act_changing(call, file.fd.as_fd(), id, None)?;
         let began = sys::coarse_now();
         let written = sys::pwrite(file.fd.as_fd(), data, offset).map_err(|source| Error {
             op: "write",
             id: Some(id),
             source,
         });
-        let written = self.or_record_rest(written, &locked, call, file, began)?;
+        if written.is_err() {
+            self.record_rest(&locked, call, file, began);
+        }
+        let written = written?;
         let op = Op::Write { id, offset };
         self.record_content(&locked, call, file, op, &data[..written]);
-        Ok(written)
+        Ok(Written::new(written, mode))
     }
 
     /// Sets the size of an open file or, without one, of an inode.
@@ -72,15 +93,16 @@ impl Capture {
         file: Option<&OpenFile>,
         size: u64,
     ) -> Result<FileStat, Error> {
-        self.act_as(call)?;
         let fail = |source| Error {
             op: "truncate",
             id: Some(id),
             source,
         };
         let node = self.tree.node(id)?;
+        self.act_changing(call, node.as_fd(), id, None)?;
         match file {
             Some(file) => sys::ftruncate(file.fd.as_fd(), size).map_err(fail)?,
+            None if size == 0 => self.empty(id)?,
             None => sys::truncate_fd(node.as_fd(), size).map_err(fail)?,
         }
         let stat = self.or_doubt(self.stat_after(node.as_fd(), id), id)?;
@@ -90,6 +112,17 @@ impl Capture {
             self.record(locked, &body, &[], &[id]);
         }
         Ok(stat)
+    }
+
+    /// Empties a file as open(2) with `O_TRUNC` does: its times change also when it was empty. The
+    /// kernel does not tell that from truncate(2) of a path to 0, where they would not.
+    fn empty(&self, id: FileId) -> Result<(), Error> {
+        let fd = self.tree.open(id, libc::O_WRONLY | libc::O_NOFOLLOW)?;
+        sys::ftruncate(fd.as_fd(), 0).map_err(|source| Error {
+            op: "truncate",
+            id: Some(id),
+            source,
+        })
     }
 
     /// fallocate(2) in any mode that the file system below knows.
@@ -102,11 +135,11 @@ impl Capture {
         file: &OpenFile,
         extent: Extent,
         mode: i32,
-    ) -> Result<(), Error> {
+    ) -> Result<Written, Error> {
         let id = file.id;
         let Extent { offset, length } = extent;
         let locked = self.lock(&[id]);
-        self.act_as(call)?;
+        let before = self.act_changing(call, file.fd.as_fd(), id, None)?;
         if mode & SHIFTING != 0 {
             self.shifts.fetch_add(1, Ordering::AcqRel);
         }
@@ -122,9 +155,10 @@ impl Capture {
             if changed.map_or(true, |stat| stat.ctime >= began) {
                 self.doubt(&[id], false);
             }
-            return done;
+        } else if done.is_err() {
+            self.record_rest(&locked, call, file, began);
         }
-        self.or_record_rest(done, &locked, call, file, began)?;
+        done?;
         let op = Op::Fallocate {
             id,
             mode,
@@ -132,7 +166,7 @@ impl Capture {
             length,
         };
         self.record_content(&locked, call, file, op, &[]);
-        Ok(())
+        Ok(Written::new(0, before))
     }
 
     /// Copies inside the file system, at most one record's payload at a time: the caller asks again
@@ -147,7 +181,7 @@ impl Capture {
         from: &OpenFile,
         to: &OpenFile,
         range: CopyRange,
-    ) -> Result<usize, Error> {
+    ) -> Result<Written, Error> {
         let id = to.id;
         let range = CopyRange {
             length: range.length.min(limits::PAYLOAD_BYTES_MAX),
@@ -159,10 +193,10 @@ impl Capture {
             source,
         };
         let locked = self.lock(&[from.id, id]);
-        self.act_as(call)?;
+        let before = self.act_changing(call, to.fd.as_fd(), id, None)?;
         let copied = sys::copy_file_range(from.fd.as_fd(), to.fd.as_fd(), range).map_err(fail)?;
         if copied == 0 {
-            return Ok(0);
+            return Ok(Written::new(0, before));
         }
         let mut bytes = vec![0u8; copied];
         match sys::pread(to.fd.as_fd(), &mut bytes, range.to) {
@@ -176,35 +210,25 @@ impl Capture {
             // What was copied cannot be read back: it happened, so it is in doubt.
             Ok(_) | Err(_) => self.doubt(&[id], false),
         }
-        Ok(copied)
+        Ok(Written::new(copied, before))
     }
 
     /// A call that failed below may have changed the file before it did: a full disk leaves what
     /// fallocate got so far, and a write strips suid before it finds no space. What that came to,
     /// size and attributes, is recorded.
-    fn or_record_rest<T>(
-        &self,
-        done: Result<T, Error>,
-        locked: &Locked<'_>,
-        call: &Call,
-        file: &OpenFile,
-        began: Time,
-    ) -> Result<T, Error> {
-        if done.is_err() {
-            let (id, fd) = (file.id, file.fd.as_fd());
-            match self.tree.stat_fd(fd, id) {
-                Ok(stat) if stat.ctime >= began => {
-                    let op = Op::Truncate {
-                        id,
-                        size: stat.size,
-                    };
-                    self.record_content(locked, call, file, op, &[]);
-                }
-                Ok(_) => {}
-                Err(_) => self.doubt(&[id], false),
+    fn record_rest(&self, locked: &Locked<'_>, call: &Call, file: &OpenFile, began: Time) {
+        let (id, fd) = (file.id, file.fd.as_fd());
+        match self.tree.stat_fd(fd, id) {
+            Ok(stat) if stat.ctime >= began => {
+                let op = Op::Truncate {
+                    id,
+                    size: stat.size,
+                };
+                self.record_content(locked, call, file, op, &[]);
             }
+            Ok(_) => {}
+            Err(_) => self.doubt(&[id], false),
         }
-        done
     }
 
     fn record_content(

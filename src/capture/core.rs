@@ -13,7 +13,7 @@ use crate::journal::{self, Journal};
 use crate::passthrough::{Error, Handles, OpenDir, OpenFile, Tree};
 use crate::stats::SetCounters;
 use crate::sync::{Mutex, Rank};
-use crate::sys::{self, FileStat, Identity};
+use crate::sys::{self, Credentials, FileStat, Identity, NO_GROUP};
 use crate::types::{Body, Caller, FileId, Name, Op, RequestId, Seq, Time, limits};
 
 use super::order::{DirRename, Locked, Order};
@@ -25,8 +25,19 @@ pub struct Call {
     pub caller: Caller,
     /// The kernel's number of the request.
     pub unique: u64,
-    /// False when the kernel says that suid, sgid and file capabilities are to go.
-    pub keeps_suid: bool,
+    /// What becomes of set-id bits when content changes.
+    pub set_id: SetId,
+}
+
+/// What becomes of the set-user-id and set-group-id bits of a file whose content or owner is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetId {
+    /// They stay, or the call does not concern them.
+    Keep,
+    /// The kernel says that they are to go; which, depends on the caller's groups.
+    Strip,
+    /// The kernel does not say: the caller's capabilities decide.
+    AsCaller,
 }
 
 impl Call {
@@ -38,7 +49,7 @@ impl Call {
             pid: 0,
         },
         unique: 0,
-        keeps_suid: true,
+        set_id: SetId::Keep,
     };
 }
 
@@ -268,18 +279,50 @@ impl Capture {
         }
     }
 
-    /// Makes this thread act for the caller on the file system below.
+    /// Makes this thread act for the caller on the file system below, for a call that leaves set-id
+    /// bits as they are.
     pub(super) fn act_as(&self, call: &Call) -> Result<(), Error> {
-        let who = Identity {
+        adopt(Identity {
             uid: call.caller.uid,
             gid: call.caller.gid,
-            keeps_suid: call.keeps_suid,
-        };
-        sys::adopt(who).map_err(|source| Error {
-            op: "taking the caller's identity",
-            id: None,
-            source,
+            groups: [NO_GROUP; 2],
+            keeps_suid: true,
         })
+    }
+
+    /// As [`Capture::act_as`], for a call that may take set-id bits of the file `fd` away: the file
+    /// system below then judges with the caller's right to keep them. Returns the mode before.
+    ///
+    /// Rights and groups are looked up only for files that have such bits. Membership in the file's
+    /// group (with a chown in its new one) decides about set-group-id without group execution.
+    pub(super) fn act_changing(
+        &self,
+        call: &Call,
+        fd: BorrowedFd<'_>,
+        id: FileId,
+        new_gid: Option<u32>,
+    ) -> Result<u32, Error> {
+        if call.set_id == SetId::Keep {
+            self.act_as(call)?;
+            return Ok(0);
+        }
+        let stat = self.tree.stat_fd(fd, id)?;
+        if stat.is_dir() || stat.mode & (libc::S_ISUID | libc::S_ISGID) == 0 {
+            self.act_as(call)?;
+            return Ok(stat.mode);
+        }
+        let rights = Credentials::of(call.caller.pid);
+        let of = |gid: Option<u32>| {
+            gid.filter(|gid| rights.is_in_group(*gid))
+                .unwrap_or(NO_GROUP)
+        };
+        adopt(Identity {
+            uid: call.caller.uid,
+            gid: call.caller.gid,
+            groups: [of(Some(stat.gid)), of(new_gid)],
+            keeps_suid: call.set_id == SetId::AsCaller && rights.keeps_set_id(),
+        })?;
+        Ok(stat.mode)
     }
 
     pub(super) fn act_as_root(&self) -> Result<(), Error> {
@@ -437,6 +480,14 @@ impl Capture {
     pub fn append_job(&self, op: Op) -> Result<Seq, journal::Error> {
         self.append(&Draft::new(&Body::of(op), &[]))
     }
+}
+
+fn adopt(who: Identity) -> Result<(), Error> {
+    sys::adopt(who).map_err(|source| Error {
+        op: "taking the caller's identity",
+        id: None,
+        source,
+    })
 }
 
 /// The directory's path with the name after it; for people only.

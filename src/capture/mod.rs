@@ -33,8 +33,8 @@ mod namespace;
 mod order;
 
 pub use attributes::{AttrChange, TimeChange};
-pub use content::Extent;
-pub use core::{Call, Capture, Observer, Options, Uncovered};
+pub use content::{Extent, Written};
+pub use core::{Call, Capture, Observer, Options, SetId, Uncovered};
 pub use image::{ImageError, ImageOutcome};
 pub use namespace::{Created, NewNode, OpenMode};
 pub use order::Locked;

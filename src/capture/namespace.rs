@@ -9,7 +9,7 @@ use crate::passthrough::{Error, Open, OpenFile};
 use crate::sys::{self, FileStat};
 use crate::types::{Body, Dentry, FileId, Name, Node, Op, RenameMode, Replaced, Xattr};
 
-use super::core::{Call, Capture, c_name, joined};
+use super::core::{Call, Capture, SetId, c_name, joined};
 use super::order::Locked;
 
 /// A new inode: what it is and with which permission bits it is asked for.
@@ -166,7 +166,7 @@ impl Capture {
                 let id = created.id;
                 self.tree.note_open(id);
                 let path = joined(&self.tree, parent.as_fd(), name);
-                Ok((created, OpenFile { id, fd, path }))
+                Ok((created, OpenFile::new(id, fd, path)))
             }
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) && mode.flags & libc::O_EXCL == 0 => {
                 drop(locked);
@@ -174,20 +174,14 @@ impl Capture {
                 if stat.is_symlink() {
                     return Err(fail(io::Error::from_raw_os_error(libc::ELOOP)));
                 }
-                let (file, truncated) = self.open(call, id, mode)?;
-                Ok((
-                    Created {
-                        id,
-                        stat: truncated.unwrap_or(stat),
-                    },
-                    file,
-                ))
+                let (file, stat) = self.open(call, id, mode)?;
+                Ok((Created { id, stat }, file))
             }
             Err(e) => Err(fail(e)),
         }
     }
 
-    /// Opens an inode; with `O_TRUNC` returns the attributes it then has.
+    /// Opens an inode; returns the attributes it then has.
     ///
     /// # Errors
     /// What open(2) says below.
@@ -196,7 +190,7 @@ impl Capture {
         call: &Call,
         id: FileId,
         mode: OpenMode,
-    ) -> Result<(OpenFile, Option<FileStat>), Error> {
+    ) -> Result<(OpenFile, FileStat), Error> {
         self.act_as(call)?;
         self.tree.note_open(id);
         let opened = self.open_noted(call, id, mode);
@@ -208,20 +202,20 @@ impl Capture {
         call: &Call,
         id: FileId,
         mode: OpenMode,
-    ) -> Result<(OpenFile, Option<FileStat>), Error> {
+    ) -> Result<(OpenFile, FileStat), Error> {
         let fd = self.tree.open(id, mode.again())?;
         let file = OpenFile::of(&self.tree, id, fd);
         if mode.flags & libc::O_TRUNC == 0 {
-            return Ok((file, None));
+            let stat = self.tree.stat_fd(file.fd.as_fd(), id)?;
+            return Ok((file, stat));
         }
-        // Whoever is not root loses suid and sgid; the kernel does not tell who may keep them.
         let call = Call {
-            keeps_suid: call.caller.uid == 0,
+            set_id: SetId::AsCaller,
             ..*call
         };
         let writable = mode.writes().then_some(&file);
         let stat = self.truncate(&call, id, writable, 0)?;
-        Ok((file, Some(stat)))
+        Ok((file, stat))
     }
 
     /// Records the birth of an entry that was just made.

@@ -5,19 +5,21 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::capture::{AttrChange, Call, Capture, Created, Extent, NewNode, OpenMode};
-use crate::passthrough::{Error, OpenFile};
-use crate::sys::{self, CopyRange};
+use crate::capture::{
+    AttrChange, Call, Capture, Created, Extent, NewNode, OpenMode, SetId, Written,
+};
+use crate::passthrough::{Error, OpenFile, Tree};
+use crate::sys::{self, CopyRange, FileStat};
 use crate::types::{Caller, FileId, Name, Node, limits};
 
 use super::errno::{errno, unknown_handle, unknown_node};
@@ -26,15 +28,15 @@ use super::nodes::Nodes;
 use super::reply::{self, NEGATIVE_TTL, TTL};
 
 /// What the kernel and we agreed on, for the log and for who asks.
-pub(super) type Agreed = Arc<std::sync::OnceLock<String>>;
+pub(super) type Agreed = Arc<OnceLock<String>>;
 
 /// The file system as fuser wants it.
 pub struct Adapter {
     pub(super) capture: Arc<Capture>,
     pub(super) nodes: Arc<Nodes>,
     pub(super) agreed: Agreed,
-    /// Nodes whose attributes the kernel is to forget; told outside of the request.
-    pub(super) stale: mpsc::Sender<u64>,
+    /// The way to tell the kernel something unasked; there as soon as there is a session.
+    pub(super) notifier: Arc<OnceLock<Notifier>>,
     /// Numbers that only a walk through the tree can answer.
     pub(super) unproven: mpsc::Sender<Unproven>,
 }
@@ -47,16 +49,21 @@ fn call(req: &Request) -> Call {
             pid: req.pid(),
         },
         unique: req.unique().0,
-        keeps_suid: true,
+        set_id: SetId::Keep,
     }
 }
 
-/// Whoever is not root loses suid, sgid and file capabilities by changing content.
+/// Of a request that may take set-id bits away; the library does not hand on what the kernel says.
 fn changing_call(req: &Request) -> Call {
     Call {
-        keeps_suid: req.uid() == 0,
+        set_id: SetId::AsCaller,
         ..call(req)
     }
+}
+
+/// Does the caller's descriptor, as its flags are now, ask for direct I/O?
+fn is_direct(flags: OpenFlags) -> bool {
+    flags.0 & libc::O_DIRECT != 0
 }
 
 fn bad(op: &'static str, errno: i32) -> Error {
@@ -93,12 +100,23 @@ macro_rules! attempt {
 
 /// How the kernel is to treat an open file: readers through its cache, which stays valid since every
 /// change passes here; who only writes past it, in one piece; who does both through it again, written
-/// through.
-fn open_reply(mode: OpenMode) -> FopenFlags {
+/// through. A file whose access time the next read is to change is read anew, so that the read
+/// reaches the file system below.
+fn open_reply(tree: &Tree, mode: OpenMode, stat: &FileStat) -> FopenFlags {
+    let stamps = tree.stamps_reads() && mode.flags & libc::O_NOATIME == 0;
     match mode.flags & libc::O_ACCMODE {
         libc::O_WRONLY => FopenFlags::FOPEN_DIRECT_IO,
+        _ if stamps && is_atime_due(stat) => FopenFlags::empty(),
         _ => FopenFlags::FOPEN_KEEP_CACHE,
     }
+}
+
+/// Would a read change the access time, as `relatime` has it (`relatime_need_update` in `fs/inode.c`)?
+fn is_atime_due(stat: &FileStat) -> bool {
+    const DAY_SECS: i64 = 24 * 60 * 60;
+    stat.atime <= stat.mtime
+        || stat.atime <= stat.ctime
+        || sys::coarse_now().secs - stat.atime.secs >= DAY_SECS
 }
 
 impl Adapter {
@@ -108,14 +126,27 @@ impl Adapter {
             .ok_or_else(|| bad("node", unknown_node().code()))
     }
 
-    /// A call that failed below may have changed the file all the same: the kernel, which saw it fail,
-    /// keeps the attributes it had.
-    fn forget_attrs<T>(&self, id: FileId, done: Result<T, Error>) -> Result<T, Error> {
-        if done.is_err() {
-            // The thread that tells the kernel ends after us.
-            let _ = self.stale.send(self.nodes.number(id));
+    /// How many bytes a change of content came to. The reply to it has no room for attributes, and the
+    /// kernel keeps those it has: also the mode, when set-id bits went, and all of them when the call
+    /// failed, though it may have changed the file.
+    fn forget_attrs(&self, id: FileId, done: Result<Written, Error>) -> Result<usize, Error> {
+        if done
+            .as_ref()
+            .map_or(true, |written| written.may_have_stripped)
+        {
+            self.invalidate_attrs(id);
         }
-        done
+        done.map(|written| written.bytes)
+    }
+
+    /// Has the kernel forget the attributes of an inode that it waits for an answer about. A negative
+    /// offset: only those, no pages, so no lock that the kernel may hold now is waited for
+    /// (`fuse_reverse_inval_inode` in `fs/fuse/inode.c`).
+    fn invalidate_attrs(&self, id: FileId) {
+        if let Some(notifier) = self.notifier.get() {
+            // A node that the kernel has forgotten is none.
+            let _ = notifier.inval_inode(INodeNo(self.nodes.number(id)), -1, 0);
+        }
     }
 
     fn file(&self, fh: FileHandle) -> Result<Arc<OpenFile>, Error> {
@@ -390,10 +421,11 @@ impl Filesystem for Adapter {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let id = attempt!(reply, self.id(ino));
         let mode = OpenMode { flags: flags.0 };
-        let (file, _) = attempt!(reply, self.capture.open(&call(req), id, mode));
+        let (file, stat) = attempt!(reply, self.capture.open(&call(req), id, mode));
+        let fopen = open_reply(self.capture.tree(), mode, &stat);
         reply.opened(
             FileHandle(self.capture.files.insert(file, mode.again())),
-            open_reply(mode),
+            fopen,
         );
     }
 
@@ -425,7 +457,7 @@ impl Filesystem for Adapter {
             &attr,
             Generation(created.id.generation.0),
             fh,
-            open_reply(open),
+            open_reply(self.capture.tree(), open, &created.stat),
         );
     }
 
@@ -459,14 +491,20 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let file = attempt!(reply, self.file(fh));
+        // Pages of a mapping come through any of a file's handles.
+        let is_page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if is_direct(flags) && !is_page && file.refuses_direct_write(offset, data.len() as u64) {
+            return reply.error(Errno::EINVAL);
+        }
         let strips = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let set_id = if strips { SetId::Strip } else { SetId::Keep };
         let call = Call {
-            keeps_suid: !strips,
+            set_id,
             ..call(req)
         };
         let done = self.capture.write(&call, &file, offset, data);
@@ -641,7 +679,7 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let id = attempt!(reply, self.id(ino));
-        let list = attempt!(reply, self.xattr_names(id, req.uid() == 0));
+        let list = attempt!(reply, self.xattr_names(id, req));
         if size == 0 {
             reply.size(u32::try_from(list.len()).unwrap_or(u32::MAX));
         } else if list.len() > size as usize {
@@ -722,7 +760,9 @@ impl Filesystem for Adapter {
         let done = self
             .capture
             .copy_file_range(&changing_call(req), &from, &to, range);
-        let copied = attempt!(reply, done);
+        // The source was read, which the kernel does not know.
+        self.invalidate_attrs(from.id);
+        let copied = attempt!(reply, self.forget_attrs(to.id, done));
         reply.written(u32::try_from(copied).unwrap_or(u32::MAX));
     }
 }

@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
+use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, Request};
 
 use crate::passthrough::{Error, Open, OpenDir};
-use crate::sys::{self, EntryType};
+use crate::sys::{self, Credentials, EntryType};
 use crate::types::{FileId, Name};
 
 use super::adapter::Adapter;
@@ -165,8 +165,9 @@ impl Adapter {
         })
     }
 
-    /// The names of extended attributes, as a list of NUL-ended strings; `trusted.*` for root only.
-    pub(super) fn xattr_names(&self, id: FileId, is_root: bool) -> Result<Vec<u8>, Error> {
+    /// The names of extended attributes, as a list of NUL-ended strings; `trusted.*` only for who may
+    /// read them.
+    pub(super) fn xattr_names(&self, id: FileId, req: &Request) -> Result<Vec<u8>, Error> {
         let node = self.capture.tree().node(id)?;
         let fail = |source| Error {
             op: "listxattr",
@@ -176,11 +177,14 @@ impl Adapter {
         let mut list = vec![0u8; 64 << 10];
         let used = sys::listxattr(node.as_fd(), &mut list).map_err(fail)?;
         list.truncate(used);
-        if !is_root {
-            let kept = list
-                .split_inclusive(|&b| b == 0)
-                .filter(|n| !n.starts_with(b"trusted."));
-            list = kept.flatten().copied().collect();
+        let names = || list.split_inclusive(|&b| b == 0);
+        let is_trusted = |name: &&[u8]| name.starts_with(b"trusted.");
+        if names().any(|name| is_trusted(&name)) && !Credentials::of(req.pid()).sees_trusted() {
+            return Ok(names()
+                .filter(|n| !is_trusted(n))
+                .flatten()
+                .copied()
+                .collect());
         }
         Ok(list)
     }

@@ -5,10 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 
-use fuser::{Config, INodeNo, Session, SessionACL};
+use fuser::{Config, Session, SessionACL};
 
 use crate::capture::Capture;
-use crate::sync;
 use crate::sys::{self, FuseMount};
 
 use super::adapter::{Adapter, Agreed};
@@ -83,14 +82,14 @@ pub fn serve(
         capture.tree().root_id(),
         capture.counters().clone(),
     ));
-    let (stale, forgotten) = mpsc::channel();
+    let notifier = Arc::new(OnceLock::new());
     let (unproven, questions) = mpsc::channel();
     export::start(capture.clone(), nodes.clone(), questions).map_err(SessionError::Broken)?;
     let adapter = Adapter {
         capture,
         nodes,
         agreed: agreed.clone(),
-        stale,
+        notifier: notifier.clone(),
         unproven,
     };
     let mut config = Config::default();
@@ -98,7 +97,7 @@ pub fn serve(
     config.acl = SessionACL::All;
     match Session::from_fd(adapter, device, SessionACL::All, config) {
         Ok(session) => {
-            forget_stale(&session, forgotten).map_err(SessionError::Broken)?;
+            let _ = notifier.set(session.notifier());
             Ok(Kernel {
                 session: Some(session),
                 agreed,
@@ -113,19 +112,6 @@ pub fn serve(
             Err(SessionError::Handshake(error))
         }
     }
-}
-
-/// Starts the thread that tells the kernel which attributes to forget: not from within a request,
-/// where the kernel may hold the inode's lock. It ends with the session.
-fn forget_stale(session: &Session<Adapter>, nodes: mpsc::Receiver<u64>) -> io::Result<()> {
-    let notifier = session.notifier();
-    sync::spawn("dfs-forget", move || {
-        for node in nodes {
-            // Only attributes (a negative offset); a node that the kernel has forgotten is none.
-            let _ = notifier.inval_inode(INodeNo(node), -1, 0);
-        }
-    })?;
-    Ok(())
 }
 
 impl Kernel {

@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
 
 use super::tree::{Error, Tree};
 use crate::sync::{Mutex, Rank};
+use crate::sys;
 use crate::types::FileId;
 
 /// An open file.
@@ -24,6 +25,31 @@ pub struct OpenFile {
     pub fd: OwnedFd,
     /// Where it was when it was opened; for people only.
     pub path: Vec<u8>,
+    /// What the file system below wants of direct I/O, once somebody asked.
+    direct: OnceLock<Option<u64>>,
+}
+
+impl OpenFile {
+    /// An open file that was at `path`.
+    pub fn new(id: FileId, fd: OwnedFd, path: Vec<u8>) -> OpenFile {
+        OpenFile {
+            id,
+            fd,
+            path,
+            direct: OnceLock::new(),
+        }
+    }
+
+    /// Would the file system below refuse to write this range directly? We do no direct I/O, our
+    /// buffers being what they are, and so have to refuse it ourselves. What it wants of the caller's
+    /// memory is not known here. (Of reads file systems and kernels want different things, and some
+    /// nothing.)
+    pub fn refuses_direct_write(&self, offset: u64, length: u64) -> bool {
+        let wanted = self
+            .direct
+            .get_or_init(|| sys::direct_alignment(self.fd.as_fd()));
+        wanted.is_some_and(|align| !offset.is_multiple_of(align) || !length.is_multiple_of(align))
+    }
 }
 
 /// An open directory.
@@ -48,7 +74,7 @@ pub trait Open: Sized {
 impl Open for OpenFile {
     fn of(tree: &Tree, id: FileId, fd: OwnedFd) -> OpenFile {
         let path = tree.path_of(fd.as_fd());
-        OpenFile { id, fd, path }
+        OpenFile::new(id, fd, path)
     }
 
     fn id(&self) -> FileId {

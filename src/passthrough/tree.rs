@@ -49,6 +49,7 @@ pub struct Tree {
     dev: u64,
     codec: HandleCodec,
     is_whole: bool,
+    stamps_reads: bool,
     members: Members,
     removed: Removed,
     cache: Vec<Mutex<LruCache<FileId, Arc<OwnedFd>>>>,
@@ -92,6 +93,9 @@ impl Tree {
             .collect();
         Ok(Tree {
             is_whole: is_whole(root.as_fd(), root_id.ino),
+            // Where that cannot be told it is taken to be so, as it mostly is.
+            stamps_reads: sys::statvfs(root.as_fd())
+                .map_or(true, |volume| volume.f_flag & libc::ST_NOATIME == 0),
             members: Members::default(),
             removed: Removed::default(),
             root,
@@ -123,6 +127,11 @@ impl Tree {
     /// Does every inode of the file system (or btrfs subvolume) lie in the tree?
     pub fn is_whole(&self) -> bool {
         self.is_whole
+    }
+
+    /// Do reads change access times below (no `noatime`)?
+    pub fn stamps_reads(&self) -> bool {
+        self.stamps_reads
     }
 
     /// The files of a tree that is not a whole file system.

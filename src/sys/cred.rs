@@ -10,15 +10,22 @@ pub struct Identity {
     pub uid: u32,
     /// File system group id.
     pub gid: u32,
+    /// Supplementary groups, [`NO_GROUP`] where there is none: those that decide whether set-group-id
+    /// stays.
+    pub groups: [u32; 2],
     /// Keep `CAP_FSETID`: writes do not strip suid and sgid, chmod may set sgid.
     pub keeps_suid: bool,
 }
+
+/// In the place of a group: none. No group has this number.
+pub const NO_GROUP: u32 = u32::MAX;
 
 impl Identity {
     /// Root with every capability the process has.
     pub const ROOT: Identity = Identity {
         uid: 0,
         gid: 0,
+        groups: [NO_GROUP; 2],
         keeps_suid: true,
     };
 }
@@ -79,6 +86,14 @@ pub fn adopt(who: Identity) -> io::Result<()> {
     let now = CURRENT.get();
     if now == who {
         return Ok(());
+    }
+    if now.groups != who.groups {
+        let groups: Vec<u32> = who.groups.into_iter().filter(|g| *g != NO_GROUP).collect();
+        // SAFETY: the list is readable for its length; a raw syscall changes this thread only.
+        let rc = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+        if rc < 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
     // SAFETY: plain calls; they change this thread only (raw syscalls, not glibc's broadcast).
     unsafe {

@@ -29,6 +29,32 @@ pub fn mount_instance(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(unsafe { st.assume_init() }.stx_mnt_id)
 }
 
+/// `STATX_DIOALIGN` (`linux/stat.h`).
+const STATX_DIOALIGN: u32 = 0x2000;
+
+/// The alignment of offset and length that the file system wants of direct I/O on this file, in bytes;
+/// `None` where it does not say, or takes any.
+pub fn direct_alignment(fd: BorrowedFd<'_>) -> Option<u64> {
+    let mut st = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the empty name ends with NUL and the pointer is to writable memory of the right size.
+    let rc = unsafe {
+        libc::statx(
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            STATX_DIOALIGN,
+            st.as_mut_ptr(),
+        )
+    };
+    if rc < 0 {
+        return None;
+    }
+    // SAFETY: zeroed and then filled by the call; every bit pattern is valid.
+    let st = unsafe { st.assume_init() };
+    let known = st.stx_mask & STATX_DIOALIGN != 0 && st.stx_dio_offset_align > 1;
+    known.then(|| u64::from(st.stx_dio_offset_align))
+}
+
 /// The magic number of the file system (`f_type` of fstatfs(2)).
 pub fn file_system_magic(fd: BorrowedFd<'_>) -> io::Result<i64> {
     let mut st = MaybeUninit::<libc::statfs>::uninit();

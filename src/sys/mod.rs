@@ -19,7 +19,7 @@ mod volume;
 mod xattr;
 mod xfs;
 
-pub use cred::{Identity, adopt, unshare_fs_state};
+pub use cred::{Identity, NO_GROUP, adopt, unshare_fs_state};
 pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
 pub use file::{fadvise_dontneed, flock_exclusive};
 pub use fs::{
@@ -29,15 +29,15 @@ pub use fs::{
     renameat2, statvfs, symlinkat, syncfs, truncate_fd, unlinkat, utimens_fd,
 };
 pub use handle::{ByNumber, HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
-pub use instance::{file_system_magic, mount_instance};
+pub use instance::{direct_alignment, file_system_magic, mount_instance};
 pub use launch::{is_file_locked, lock_file, pidfd_open, poll_readable, setsid, take_stdin};
 pub use mount::{
     FuseMount, MountLine, beneath_mounts, clone_tree, fuse_open, mount_fuse, read_mounts,
     read_mounts_of, umount, wait_mounts_changed,
 };
 pub use process::{
-    boot_id, coarse_now, is_root, monotonic_ns, now, open_files_limit, random_u128, ready_notify,
-    realtime_ns, return_memory, set_umask, supplementary_groups, sync_file_system_of,
+    Credentials, boot_id, coarse_now, is_root, monotonic_ns, now, open_files_limit, random_u128,
+    ready_notify, realtime_ns, return_memory, set_umask, sync_file_system_of,
 };
 pub use shared::SharedWords;
 pub use stat::{FileStat, fstat, fstatat};

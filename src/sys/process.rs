@@ -73,13 +73,56 @@ pub fn set_umask(mask: u32) -> u32 {
     unsafe { libc::umask(mask) }
 }
 
-/// The supplementary groups of a process, empty when it cannot be looked at (it has ended, or lives in
-/// another pid namespace).
-pub fn supplementary_groups(pid: u32) -> Vec<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("Groups:"));
-    let groups = line.unwrap_or_default().split_whitespace();
-    groups.filter_map(|group| group.parse().ok()).collect()
+/// `CAP_FOWNER`, `CAP_FSETID` and `CAP_SYS_ADMIN` (`linux/capability.h`).
+const CAP_FOWNER: u32 = 3;
+const CAP_FSETID: u32 = 4;
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Groups and capabilities of a thread; none of either when it cannot be looked at (it has ended, or
+/// lives in another pid namespace).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    groups: Vec<u32>,
+    effective: u64,
+}
+
+impl Credentials {
+    /// Of a thread, from /proc. It costs some microseconds. A thread that waits for an answer cannot
+    /// change them meanwhile.
+    pub fn of(pid: u32) -> Credentials {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let groups = field("Groups:").unwrap_or_default().split_whitespace();
+        let effective = field("CapEff:").unwrap_or_default().trim();
+        Credentials {
+            groups: groups.filter_map(|group| group.parse().ok()).collect(),
+            effective: u64::from_str_radix(effective, 16).unwrap_or(0),
+        }
+    }
+
+    /// Is this among the supplementary groups?
+    pub fn is_in_group(&self, gid: u32) -> bool {
+        self.groups.contains(&gid)
+    }
+
+    fn has(&self, capability: u32) -> bool {
+        self.effective & (1 << capability) != 0
+    }
+
+    /// May it keep set-id bits that others lose?
+    pub fn keeps_set_id(&self) -> bool {
+        self.has(CAP_FSETID)
+    }
+
+    /// May it do what only a file's owner may?
+    pub fn acts_as_owner(&self) -> bool {
+        self.has(CAP_FOWNER)
+    }
+
+    /// Does it see `trusted.*` attributes?
+    pub fn sees_trusted(&self) -> bool {
+        self.has(CAP_SYS_ADMIN)
+    }
 }
 
 /// How many descriptors this process may have; raises the soft limit to the hard one first.

@@ -500,6 +500,28 @@ pub(crate) fn lseek(fd: RawFd, at: i64, whence: i32) -> i64 {
     call!(libc::lseek(fd, at, whence))
 }
 
+pub(crate) fn is_dir(fd: RawFd) -> bool {
+    // SAFETY: all bits zero are a valid struct stat, which the call fills.
+    let mut st: libc::stat = unsafe { std::mem::zeroed() };
+    call!(libc::fstat(fd, &raw mut st)) == 0 && st.st_mode & libc::S_IFMT == libc::S_IFDIR
+}
+
+pub(crate) fn is_direct(fd: RawFd) -> bool {
+    let flags = call!(libc::fcntl(fd, libc::F_GETFL));
+    flags >= 0 && flags & i64::from(libc::O_DIRECT) != 0
+}
+
+/// Moves a descriptor's position down to a multiple of `unit`; false where appending writes would
+/// not begin at one.
+pub(crate) fn align_position(fd: RawFd, unit: i64) -> bool {
+    let appends = call!(libc::fcntl(fd, libc::F_GETFL)) & i64::from(libc::O_APPEND) != 0;
+    if appends {
+        return lseek(fd, 0, libc::SEEK_END) % unit == 0;
+    }
+    let at = lseek(fd, 0, libc::SEEK_CUR);
+    at < 0 || lseek(fd, at - at % unit, libc::SEEK_SET) >= 0
+}
+
 pub(crate) fn fsync(fd: RawFd, data_only: bool) -> i64 {
     if data_only {
         call!(libc::fdatasync(fd))

@@ -247,7 +247,7 @@ impl Rig {
         }
         let unexplained = found
             .into_iter()
-            .filter(|found| !self.explained.covers(self.kind, op, found))
+            .filter(|found| !self.explained.covers(op, report.seen[0].ret, found))
             .collect();
         (report.seen[0].ret, unexplained)
     }
@@ -513,7 +513,7 @@ impl Rig {
         let sweep = Op::Statfs {
             path: "sweep".into(),
         };
-        found.retain(|found| !self.explained.covers(self.kind, &sweep, found));
+        found.retain(|found| !self.explained.covers(&sweep, 0, found));
         found
     }
 
