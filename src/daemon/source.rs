@@ -160,7 +160,7 @@ fn serve(
     let after = begin_doubt(&capture, doubt, gap_was_set)?;
     start::store(&journal, &covered).context("cannot store the state")?;
     let place = Place::of(&options.dir, capture.tree().root());
-    let kernel = mount(options, &capture)?;
+    let kernel = mount(options, &capture, &journal)?;
     // The directory is covered from here on: requests wait until they are served below.
     let detachment = Detachment::watch(&options.mountpoint).context("cannot watch the mounts")?;
     let watched_since = start::watched_since();
@@ -256,19 +256,22 @@ fn begin_doubt(capture: &Capture, doubt: Doubt, gap_was_set: bool) -> anyhow::Re
     }
 }
 
-fn mount(options: &MountOptions, capture: &Arc<Capture>) -> anyhow::Result<fuse::Kernel> {
+fn mount(
+    options: &MountOptions,
+    capture: &Arc<Capture>,
+    journal: &Journal,
+) -> anyhow::Result<fuse::Kernel> {
     let how = FuseMount {
         source: options.set.to_string(),
         read_only: options.flags.read_only,
         restrictions: options.flags.restrictions(),
         max_read: u32::try_from(limits::PAYLOAD_BYTES_MAX).unwrap_or(u32::MAX),
+        device: start::last_device(journal),
     };
-    Ok(fuse::serve(
-        capture.clone(),
-        &options.mountpoint,
-        &how,
-        FUSE_THREADS,
-    )?)
+    let capture = capture.clone();
+    let kernel = fuse::serve(capture, &options.mountpoint, &how, FUSE_THREADS)?;
+    start::remember_device(journal, &options.mountpoint);
+    Ok(kernel)
 }
 
 fn start_check(

@@ -16,6 +16,8 @@ use crate::types::{FileId, History, Seq, Time};
 const FACT_COVERED: &str = "covered";
 /// The fact that holds the connections' numbers.
 const FACT_CONNECTIONS: &str = "connections";
+/// The fact that holds the device number of the mount.
+const FACT_DEVICE: &str = "device";
 
 /// What the start found.
 pub(super) struct Begun {
@@ -114,6 +116,34 @@ pub(super) fn begin(options: &MountOptions, root: FileId) -> anyhow::Result<Begu
 /// Records that the run has begun, or how it ended.
 pub(super) fn store(journal: &Journal, covered: &Covered) -> Result<(), journal::Error> {
     journal.put(FACT_COVERED, &covered.to_bytes())
+}
+
+/// The device number that the last mount had.
+pub(super) fn last_device(journal: &Journal) -> Option<u64> {
+    let stored = journal.get(FACT_DEVICE).ok().flatten()?;
+    Some(u64::from_le_bytes(stored.try_into().ok()?))
+}
+
+/// Remembers the device number for the next mount. Some NFS servers have it in the handles that they
+/// give out (nfs-ganesha before `fsid_override`), and backup programs compare it.
+pub(super) fn remember_device(journal: &Journal, mountpoint: &Path) {
+    let last = last_device(journal);
+    let stored = sys::mount_device(mountpoint).map(|device| {
+        let device = device.filter(|device| last != Some(*device));
+        if let (Some(device), Some(last)) = (device, last) {
+            tracing::warn!(
+                device,
+                last,
+                "another file system has the mount's device number"
+            );
+        }
+        device.map_or(Ok(()), |device| {
+            journal.put(FACT_DEVICE, &device.to_le_bytes())
+        })
+    });
+    if !matches!(stored, Ok(Ok(()))) {
+        tracing::warn!(?stored, "cannot remember the mount's device number");
+    }
 }
 
 /// Now, on the clock that file systems stamp inodes with at their finest; waits (some milliseconds)

@@ -27,6 +27,11 @@ pub(super) fn is_whole(root: BorrowedFd<'_>, ino: Ino) -> bool {
     }
 }
 
+/// Is this btrfs, which lists attributes to everybody?
+pub(super) fn is_btrfs(root: BorrowedFd<'_>) -> bool {
+    sys::file_system_magic(root).is_ok_and(|magic| magic == BTRFS.0)
+}
+
 /// An inode that was found by its number.
 #[derive(Debug)]
 pub struct Found {

@@ -13,7 +13,7 @@ use crate::sync::{Mutex, Rank};
 use crate::sys::{self, ByNumber, FileStat, HandleCodec};
 use crate::types::{FileId, Name, Node};
 
-use super::export::is_whole;
+use super::export::{is_btrfs, is_whole};
 use super::members::Members;
 use super::removed::Removed;
 
@@ -50,6 +50,7 @@ pub struct Tree {
     codec: HandleCodec,
     is_whole: bool,
     stamps_reads: bool,
+    hides_trusted: bool,
     members: Members,
     removed: Removed,
     cache: Vec<Mutex<LruCache<FileId, Arc<OwnedFd>>>>,
@@ -93,6 +94,7 @@ impl Tree {
             .collect();
         Ok(Tree {
             is_whole: is_whole(root.as_fd(), root_id.ino),
+            hides_trusted: !is_btrfs(root.as_fd()),
             // Where that cannot be told it is taken to be so, as it mostly is.
             stamps_reads: sys::statvfs(root.as_fd())
                 .map_or(true, |volume| volume.f_flag & libc::ST_NOATIME == 0),
@@ -127,6 +129,11 @@ impl Tree {
     /// Does every inode of the file system (or btrfs subvolume) lie in the tree?
     pub fn is_whole(&self) -> bool {
         self.is_whole
+    }
+
+    /// Does listxattr(2) below hide `trusted.*` from who may not read them?
+    pub fn hides_trusted(&self) -> bool {
+        self.hides_trusted
     }
 
     /// Do reads change access times below (no `noatime`)?

@@ -10,6 +10,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 const OPEN_TREE_CLONE: u32 = 1;
+const FSOPEN_CLOEXEC: u32 = 1;
+const FSMOUNT_CLOEXEC: u32 = 1;
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
@@ -69,6 +71,8 @@ pub struct FuseMount {
     pub restrictions: [bool; 5],
     /// Largest read in bytes.
     pub max_read: u32,
+    /// The device number (`st_dev`) that it is to have where that is free: the one of last time.
+    pub device: Option<u64>,
 }
 
 fn fsconfig(
@@ -101,12 +105,32 @@ fn fsconfig(
     }
 }
 
+/// fsopen(2).
+fn open_context(kind: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: the name ends with NUL.
+    fd_of(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })
+}
+
+/// fsmount(2).
+fn mount_context(context: BorrowedFd<'_>, attributes: u64) -> io::Result<OwnedFd> {
+    let flags = FSMOUNT_CLOEXEC;
+    // SAFETY: plain call on an open descriptor.
+    fd_of(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), flags, attributes) })
+}
+
+/// An empty tmpfs that is mounted nowhere and ends with the descriptor.
+pub(super) fn detached_tmpfs() -> io::Result<OwnedFd> {
+    let context = open_context(c"tmpfs")?;
+    let context = std::os::fd::AsFd::as_fd(&context);
+    fsconfig(context, FSCONFIG_CMD_CREATE, c"", None)?;
+    mount_context(context, 0)
+}
+
 /// Mounts the FUSE connection of `device` on `mountpoint`, type `fuse.doppelfs`, for all users,
 /// permissions judged by the kernel.
 pub fn mount_fuse(device: BorrowedFd<'_>, mountpoint: &Path, how: &FuseMount) -> io::Result<()> {
     let point = c_path(mountpoint)?;
-    // SAFETY: the name ends with NUL.
-    let context = fd_of(unsafe { libc::syscall(libc::SYS_fsopen, c"fuse".as_ptr(), 1) })?;
+    let context = open_context(c"fuse")?;
     let context = std::os::fd::AsFd::as_fd(&context);
     let text =
         |value: String| CString::new(value).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
@@ -128,7 +152,10 @@ pub fn mount_fuse(device: BorrowedFd<'_>, mountpoint: &Path, how: &FuseMount) ->
     if how.read_only {
         fsconfig(context, FSCONFIG_SET_FLAG, c"ro", None)?;
     }
+    let turn = super::volume::take_turn();
+    let others = how.device.map(super::volume::occupy_below);
     fsconfig(context, FSCONFIG_CMD_CREATE, c"", None)?;
+    drop((others, turn));
     let bits = [
         MOUNT_ATTR_NOSUID,
         MOUNT_ATTR_NODEV,
@@ -142,9 +169,7 @@ pub fn mount_fuse(device: BorrowedFd<'_>, mountpoint: &Path, how: &FuseMount) ->
             attributes |= bit;
         }
     }
-    // SAFETY: plain call on an open descriptor.
-    let mount =
-        fd_of(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, attributes) })?;
+    let mount = mount_context(context, attributes)?;
     // SAFETY: both paths end with NUL.
     let rc = unsafe {
         libc::syscall(

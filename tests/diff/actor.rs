@@ -480,14 +480,14 @@ fn on_files(hands: &Hands<'_>, op: &Op) -> Option<Seen> {
             into,
             len,
         } => calls::copy_file_range(fd(from), fd(to), *at, *into, *len),
-        Op::Sendfile { from, to, len } => {
-            let len = aligned_for([fd(from), fd(to)], *len);
-            calls::sendfile(fd(from), fd(to), len)
-        }
-        Op::Splice { from, to, len } => {
-            let len = aligned_for([fd(from), fd(to)], *len);
-            calls::splice(fd(from), fd(to), len)
-        }
+        Op::Sendfile { from, to, len } => match aligned_for([fd(from), fd(to)], *len) {
+            Some(len) => calls::sendfile(fd(from), fd(to), len),
+            None => -i64::from(libc::EINVAL),
+        },
+        Op::Splice { from, to, len } => match aligned_for([fd(from), fd(to)], *len) {
+            Some(len) => calls::splice(fd(from), fd(to), len),
+            None => -i64::from(libc::EINVAL),
+        },
         // Where a directory ends is a number of the file system's own, which means nothing.
         Op::Lseek { slot, whence, .. } if *whence == libc::SEEK_END && calls::is_dir(fd(slot)) => 0,
         Op::Lseek { slot, at, whence } => calls::lseek(fd(slot), *at, *whence),
@@ -509,15 +509,14 @@ fn on_files(hands: &Hands<'_>, op: &Op) -> Option<Seen> {
     }))
 }
 
-/// Where one of the two is for direct I/O: positions and length that every file system takes.
-fn aligned_for(fds: [RawFd; 2], len: usize) -> usize {
+/// Where one of the two is for direct I/O: positions and length that every file system takes; none
+/// where it appends to an end that none takes, or both are one.
+fn aligned_for(fds: [RawFd; 2], len: usize) -> Option<usize> {
     if !fds.iter().any(|fd| calls::is_direct(*fd)) {
-        return len;
+        return Some(len);
     }
-    for fd in fds {
-        calls::align_position(fd, 4096);
-    }
-    len.next_multiple_of(4096)
+    let aligned = fds.iter().all(|fd| calls::align_position(*fd, 4096));
+    (aligned && fds[0] != fds[1]).then(|| len.next_multiple_of(4096))
 }
 
 /// Short content as it is, long content as its hash.

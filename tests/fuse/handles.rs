@@ -55,7 +55,7 @@ impl Fixture {
     }
 
     /// Makes the kernel forget every node that is not in use.
-    fn forget_nodes(&self) {
+    pub(crate) fn forget_nodes(&self) {
         until("the kernel to forget the nodes of the mount", || {
             std::fs::write("/proc/sys/vm/drop_caches", "2").expect("drop caches");
             self.set().kernel("nodes") == 0

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use crate::support::{Fixture, is_ready, until};
+use crate::support::{Fixture, Scratch, is_ready, program, until};
 
 const LINES: u64 = 2_000;
 
@@ -191,5 +191,32 @@ fn the_mount_serves_before_any_target_answers() {
         !fixture.set().complaints().is_empty()
     });
     fixture.target.start();
+    fixture.finish();
+}
+
+/// Some NFS servers have the device number in their handles, and backup programs compare it.
+#[test]
+fn the_mount_keeps_its_device_number_while_lower_ones_are_free() {
+    let test = "the_mount_keeps_its_device_number_while_lower_ones_are_free";
+    if !is_ready(test) {
+        return;
+    }
+    // Several: mounts of other tests take the lowest that is free.
+    let (others, place) = (0..8, Scratch::new("other-mount"));
+    for _ in others.clone() {
+        let mount = program("mount").args(["-t", "tmpfs", "tmpfs"]);
+        mount.arg(place.path()).succeed();
+    }
+    let fixture = Fixture::started(test);
+    let device = || std::fs::metadata(fixture.path("")).expect("stat").dev();
+    let before = device();
+    for _ in others {
+        doppelfs::sys::umount(place.path(), false).expect("umount");
+    }
+    for _ in 0..3 {
+        fixture.umount();
+        fixture.mount();
+        assert_eq!(device(), before);
+    }
     fixture.finish();
 }

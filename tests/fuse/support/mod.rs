@@ -5,21 +5,27 @@ mod causes;
 mod command;
 mod fixture;
 mod image;
+mod isolated;
+pub(crate) mod nfs;
 mod proxy;
 #[path = "../../support/scratch.rs"]
 mod scratch;
+mod servers;
 mod settings;
 mod status;
 mod target;
 mod trees;
 mod until;
+mod xdr;
 
 pub(crate) use causes::{Causes, check_causes};
 pub(crate) use command::{Finished, Program, doppelfs, program};
 pub(crate) use fixture::Fixture;
 pub(crate) use image::Image;
+pub(crate) use isolated::isolated;
 pub(crate) use scratch::Scratch;
 pub(crate) use settings::{backlog_bytes, cuts, files_max, mirror_size, nodes_max, rounds, seed};
+pub(crate) use servers::{Ganesha, Samba};
 pub(crate) use target::{Target, free_port};
 pub(crate) use trees::{open_dir, plant_everything, plant_source_tree, random_bytes};
 pub(crate) use until::until;
