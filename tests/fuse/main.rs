@@ -9,9 +9,13 @@
 //! * `DOPPELFS_CUTS` (25), `DOPPELFS_FILES_MAX` (100,000), `DOPPELFS_MIRROR_FILES` (2,000),
 //!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
 //!   `DOPPELFS_NODES` (20,000): sizes. `DOPPELFS_PATIENCE` (120): seconds that anything may take.
+//! * `DOPPELFS_FSX_OPS` (5,000) and `DOPPELFS_FSX_SEEDS` (1): operations and rounds of the file
+//!   exerciser. `DOPPELFS_STRESS_SECONDS` (2), `DOPPELFS_DBENCH_SECONDS` (5),
+//!   `DOPPELFS_PGBENCH_SECONDS` (4): how long these programs run, each time.
 
 mod backlog;
 mod compare_command;
+mod exercisers;
 mod file_systems;
 mod handles;
 mod link_cuts;
@@ -21,6 +25,7 @@ mod namespaces;
 mod nfs_server;
 mod nodes;
 mod posix_suite;
+mod postgres;
 mod programs;
 mod ranges;
 mod refusals;

@@ -1,7 +1,7 @@
 //! Goal: real programs work on a protected directory, and the replica follows them exactly.
 //! Method: run one inside the mount, wait, compare the trees.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use doppelfs::digest::{self, Options, What};
 
@@ -273,104 +273,6 @@ fn rsync_finds_the_replica_equal() {
         .succeed()
         .stdout;
     assert_eq!(said, "");
-    fixture.finish();
-}
-
-/// fio in a directory of the mount.
-fn fio(fixture: &Fixture, args: &[&str]) {
-    let dir = format!("--directory={}", fixture.path("").display());
-    program("fio")
-        .arg("--name=verify")
-        .arg(dir)
-        .args([
-            "--rw=randwrite",
-            "--bs=4k-64k",
-            "--size=16m",
-            "--numjobs=2",
-            "--group_reporting",
-        ])
-        .args([
-            "--verify=crc32c",
-            "--do_verify=1",
-            "--verify_fatal=1",
-            "--fallocate=none",
-        ])
-        .args(args)
-        .current_dir(fixture.outside(""))
-        .succeed();
-}
-
-#[test]
-fn fio_verifies_what_it_wrote_by_calls() {
-    let test = "fio_verifies_what_it_wrote_by_calls";
-    if !is_ready_for(test, &["fio"]) {
-        return;
-    }
-    let fixture = Fixture::started("fio");
-    fio(&fixture, &["--ioengine=psync", "--fsync=64"]);
-    fixture.finish();
-}
-
-#[test]
-fn fio_verifies_what_it_wrote_through_mappings() {
-    let test = "fio_verifies_what_it_wrote_through_mappings";
-    if !is_ready_for(test, &["fio"]) {
-        return;
-    }
-    let fixture = Fixture::started("fio-mmap");
-    fio(&fixture, &["--ioengine=mmap"]);
-    fixture.finish();
-}
-
-#[test]
-fn fio_verifies_what_it_wrote_directly() {
-    let test = "fio_verifies_what_it_wrote_directly";
-    if !is_ready_for(test, &["fio"]) {
-        return;
-    }
-    let fixture = Fixture::started("fio-direct");
-    fio(
-        &fixture,
-        &["--ioengine=libaio", "--iodepth=16", "--direct=1"],
-    );
-    fixture.finish();
-}
-
-/// The exerciser of the crate `fsx`: `DOPPELFS_FSX`, else `fsx` of the path or cargo's binaries.
-fn find_fsx(test: &str) -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let mut places: Vec<PathBuf> = std::env::var_os("DOPPELFS_FSX")
-        .map(PathBuf::from)
-        .into_iter()
-        .collect();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    places.extend(std::env::split_paths(&path).map(|dir| dir.join("fsx")));
-    places.extend(home.map(|home| home.join("bin/fsx")));
-    let found = places.into_iter().find(|place| place.is_file());
-    if found.is_none() {
-        eprintln!("SKIPPED {test}: no fsx; `cargo install fsx --locked` or set DOPPELFS_FSX");
-    }
-    found
-}
-
-#[test]
-fn fsx_exercises_files_with_several_seeds() {
-    let test = "fsx_exercises_files_with_several_seeds";
-    if !is_ready(test) {
-        return;
-    }
-    let Some(fsx) = find_fsx(test) else { return };
-    let fixture = Fixture::started("fsx");
-    let first = seed(test);
-    for round in 0..4 {
-        let seed = (first + round).to_string();
-        let file = fixture.path(format!("file-{round}"));
-        program(&fsx)
-            .args(["-N", "1500", "-S", &seed])
-            .arg(&file)
-            .succeed();
-    }
     fixture.finish();
 }
 

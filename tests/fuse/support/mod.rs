@@ -24,8 +24,11 @@ pub(crate) use fixture::Fixture;
 pub(crate) use image::Image;
 pub(crate) use isolated::isolated;
 pub(crate) use scratch::Scratch;
-pub(crate) use settings::{backlog_bytes, cuts, files_max, mirror_size, nodes_max, rounds, seed};
 pub(crate) use servers::{Ganesha, Samba};
+pub(crate) use settings::{
+    backlog_bytes, cuts, dbench_seconds, files_max, fsx_size, mirror_size, nodes_max,
+    pgbench_seconds, rounds, seed, stress_seconds,
+};
 pub(crate) use target::{Target, free_port};
 pub(crate) use trees::{open_dir, plant_everything, plant_source_tree, random_bytes};
 pub(crate) use until::until;

@@ -49,6 +49,29 @@ pub(crate) fn backlog_bytes() -> u64 {
     number("DOPPELFS_BACKLOG_BYTES", 256 << 20)
 }
 
+/// How many operations the file exerciser does in each mode, and with how many seeds.
+pub(crate) fn fsx_size() -> (u64, u64) {
+    (
+        number("DOPPELFS_FSX_OPS", 5_000),
+        number("DOPPELFS_FSX_SEEDS", 1),
+    )
+}
+
+/// How many seconds each stressor of stress-ng runs.
+pub(crate) fn stress_seconds() -> u64 {
+    number("DOPPELFS_STRESS_SECONDS", 2)
+}
+
+/// How many seconds dbench measures.
+pub(crate) fn dbench_seconds() -> u64 {
+    number("DOPPELFS_DBENCH_SECONDS", 5)
+}
+
+/// How many seconds pgbench runs.
+pub(crate) fn pgbench_seconds() -> u64 {
+    number("DOPPELFS_PGBENCH_SECONDS", 4)
+}
+
 /// The seed of a test's random choices; printed, so that a failure can be run again.
 pub(crate) fn seed(test: &str) -> u64 {
     let fresh = doppelfs::sys::realtime_ns() % 1_000_000_007;
