@@ -14,6 +14,7 @@ mod backlog;
 mod compare_command;
 mod file_systems;
 mod handles;
+mod hard_links;
 mod link_cuts;
 mod mirror_load;
 mod names;
