@@ -24,6 +24,7 @@ mod programs;
 mod ranges;
 mod refusals;
 mod refusals_target;
+mod remap_links;
 mod restart;
 mod scale;
 mod support;
