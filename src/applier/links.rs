@@ -41,18 +41,22 @@ impl<R: Replica> Applier<R> {
 
     /// The extended attributes that a new inode or one of an image has here.
     pub(super) fn xattrs_here<'a>(&self, node: &Node, xattrs: &'a [Xattr]) -> Cow<'a, [Xattr]> {
-        let Node::Symlink(original) = node else {
-            return Cow::Borrowed(xattrs);
-        };
-        if self.rewritten(node).is_none() {
-            return Cow::Borrowed(xattrs);
+        match (node, self.replica.remap()) {
+            (Node::Symlink(target), Some(remap)) => Cow::Owned(remap.xattrs(target, xattrs)),
+            _ => Cow::Borrowed(xattrs),
         }
-        let others = xattrs.iter().filter(|xattr| xattr.name != LINK_XATTR);
-        let ours = Xattr {
-            name: LINK_XATTR.to_vec(),
-            value: original.clone(),
-        };
-        others.cloned().chain([ours]).collect()
+    }
+
+    /// Is this attribute of the inode ours, so that the source's of that name stays away?
+    pub(super) fn is_ours(&mut self, inode: Inode, xattr: &[u8]) -> Result<bool, Fault> {
+        if xattr != LINK_XATTR || self.replica.remap().is_none() {
+            return Ok(false);
+        }
+        match self.replica.read_link(inode) {
+            Ok(_) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            Err(e) => Err(e).at(inode),
+        }
     }
 
     /// Is this object what the node is here? Anything but a link can be made so; a link cannot be

@@ -11,7 +11,7 @@ use super::error::{Error, io_error};
 use super::pair::{Pair, Side};
 use super::report::{Difference, Report, What, name_text, path_text};
 use crate::sys;
-use crate::types::{LINK_XATTR, Remap, Xattr};
+use crate::types::{Remap, Xattr};
 
 /// Most levels of directories that are held open, two descriptors each.
 pub const OPEN_LEVELS_MAX: usize = 64;
@@ -459,16 +459,11 @@ impl Walk<'_> {
 
 /// What a link of the left tree has to be in the right one.
 fn remap_left(remap: &Remap, target: &mut Vec<u8>, xattrs: &mut Vec<Xattr>) {
-    let Some(rewritten) = remap.rewritten(target) else {
-        return;
-    };
-    let original = std::mem::replace(target, rewritten);
-    xattrs.retain(|xattr| xattr.name != LINK_XATTR);
-    xattrs.push(Xattr {
-        name: LINK_XATTR.to_vec(),
-        value: original,
-    });
+    *xattrs = remap.xattrs(target, xattrs);
     xattrs.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(rewritten) = remap.rewritten(target) {
+        *target = rewritten;
+    }
 }
 
 /// Where the walk goes after an entry.

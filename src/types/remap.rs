@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::op::Xattr;
+
 /// The extended attribute of a link on the replica that holds where the link leads on the source,
 /// byte for byte. Only links that were rewritten have it: what it says cannot be computed back, as
 /// several targets are rewritten to the same one, and a link may lead to the replica's path already
@@ -47,6 +49,18 @@ impl Remap {
         }
         let fits = target.len().max(path.len()) <= REMAP_BYTES_MAX;
         fits.then_some(path)
+    }
+
+    /// The extended attributes of the replica's link, where the source's has this target and these:
+    /// what it says on the source, if it was rewritten. The name is ours on every link: one that the
+    /// source gives to a link of its own would be taken for ours.
+    pub fn xattrs(&self, target: &[u8], source: &[Xattr]) -> Vec<Xattr> {
+        let others = source.iter().filter(|xattr| xattr.name != LINK_XATTR);
+        let ours = self.rewritten(target).map(|_| Xattr {
+            name: LINK_XATTR.to_vec(),
+            value: target.to_vec(),
+        });
+        others.cloned().chain(ours).collect()
     }
 }
 

@@ -180,6 +180,56 @@ fn links_made_through_the_mount_lead_into_the_replica() {
     finish(fixture);
 }
 
+fn set_on_link(path: &Path, value: Option<&[u8]>) {
+    let dir = open_dir(path.parent().expect("a parent"));
+    let name = path.file_name().expect("a name").as_bytes();
+    let name = CString::new(name).expect("no NUL");
+    let link = sys::openat(dir.as_fd(), &name, libc::O_PATH, 0).expect("open");
+    let done = match value {
+        Some(value) => sys::setxattr(link.as_fd(), c"trusted.doppelfs.link", value, 0),
+        None => sys::removexattr(link.as_fd(), c"trusted.doppelfs.link"),
+    };
+    done.expect("change an attribute");
+}
+
+#[test]
+fn the_original_is_safe_from_attributes_of_the_source() {
+    if !is_ready("the_original_is_safe_from_attributes_of_the_source") {
+        return;
+    }
+    let mut fixture = Fixture::new("remap-attributes").with_flags(&[FLAG]);
+    let names = ["into", "outside"].map(|name| fixture.path(name));
+    let [into, outside] = &names;
+    std::fs::write(fixture.path("file"), b"file").expect("write");
+    symlink(fixture.path("file"), into).expect("symlink");
+    symlink("/etc/hostname", outside).expect("symlink");
+    let original = fixture.path("file").as_os_str().as_bytes().to_vec();
+    let check = |fixture: &Fixture| {
+        assert_remapped(fixture);
+        assert_eq!(original_of(fixture, "into").as_ref(), Some(&original));
+        assert_eq!(original_of(fixture, "outside"), None);
+    };
+    // As images bring them.
+    names
+        .iter()
+        .for_each(|name| set_on_link(name, Some(b"planted")));
+    fixture.start();
+    check(&fixture);
+    // As single operations bring them; a file is no link and keeps its own.
+    names
+        .iter()
+        .for_each(|name| set_on_link(name, Some(b"changed")));
+    set_on_link(&fixture.path("file"), Some(b"kept"));
+    check(&fixture);
+    assert_eq!(
+        original_of(&fixture, "file").as_deref(),
+        Some(b"kept".as_slice())
+    );
+    names.iter().for_each(|name| set_on_link(name, None));
+    check(&fixture);
+    finish(fixture);
+}
+
 #[test]
 fn links_that_are_mirrored_lead_into_the_replica() {
     if !is_ready("links_that_are_mirrored_lead_into_the_replica") {
