@@ -77,6 +77,8 @@ impl<R: Replica> Applier<R> {
                 done.at(inode)?;
             }
             Op::SetAttr { atime: wanted, .. } => atime = *wanted,
+            Op::SetXattr { name, .. } | Op::RemoveXattr { name, .. }
+                if self.is_ours(inode, name)? => {}
             Op::SetXattr { name, .. } => {
                 let done = self.replica.set_xattr(inode, name, record.payload);
                 done.at(inode)?;

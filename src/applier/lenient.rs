@@ -96,12 +96,12 @@ impl<R: Replica> Applier<R> {
             (Some(_), Some(inode)) if found == known => inode,
             _ => {
                 self.clear_name(at, found)?;
-                self.replica.create(at, guest.node).at_name(dir, at.name)?
+                self.make(at, guest.node)?
             }
         };
         self.wants.remove(guest.id);
         self.map.bind(guest.id, made, Trust::Live);
-        self.finish_new(made, xattrs, body.after.as_ref())?;
+        self.finish_new(made, guest.node, xattrs, body.after.as_ref())?;
         self.dir_time(dir, body.dir_mtime)
     }
 
@@ -190,6 +190,10 @@ impl<R: Replica> Applier<R> {
     ) -> Result<(), Fault> {
         let known = self.map.get(guest.id);
         let known = known.filter(|inode| inode.kind == InodeKind::of(guest.node));
+        let known = match known {
+            Some(inode) if !self.can_be(inode, guest.node)? => None,
+            known => known,
+        };
         let placed = match known {
             Some(inode) if found == Some(inode.object) => true,
             Some(inode) => {
@@ -202,8 +206,7 @@ impl<R: Replica> Applier<R> {
             }
         };
         if !placed {
-            let made = self.replica.create(at, guest.node);
-            let made = made.at_name(at.dir, at.name)?;
+            let made = self.make(at, guest.node)?;
             self.map.bind(guest.id, made, Trust::Stale);
         }
         self.want_if_stale(guest.id);

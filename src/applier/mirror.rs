@@ -220,7 +220,8 @@ impl<R: Replica> Applier<R> {
         match &record.body.op {
             Op::Image { node, xattrs, .. } if InodeKind::of(node) == inode.kind => {
                 self.whole_content(inode, record.payload)?;
-                self.match_all(inode, xattrs, after.as_ref())?;
+                let xattrs = self.xattrs_here(node, xattrs);
+                self.match_all(inode, &xattrs, after.as_ref())?;
                 self.imaged(*id);
             }
             Op::ImageBegin { .. } => {

@@ -41,6 +41,7 @@ mod engine;
 mod error;
 mod ledger;
 mod lenient;
+mod links;
 mod map;
 mod mirror;
 mod namespace;

@@ -55,7 +55,7 @@ impl<R: Replica> Applier<R> {
                 };
                 let made = self.create_strict(place, node)?;
                 self.map.bind(*id, made, Trust::Live);
-                self.finish_new(made, xattrs, body.after.as_ref())?;
+                self.finish_new(made, node, xattrs, body.after.as_ref())?;
                 self.dir_time(dir, body.dir_mtime)
             }
             Op::Link { id, at, .. } => self.link_strict(*id, at, body.dir_mtime),
@@ -87,7 +87,7 @@ impl<R: Replica> Applier<R> {
         {
             return self.adopt(at, found, node);
         }
-        self.replica.create(at, node).at_name(at.dir, at.name)
+        self.make(at, node)
     }
 
     /// Takes what stands at the name for what the operation in doubt has made, if it can be.
@@ -108,10 +108,12 @@ impl<R: Replica> Applier<R> {
     pub(super) fn finish_new(
         &mut self,
         made: Inode,
+        node: &Node,
         xattrs: &[Xattr],
         after: Option<&Attrs>,
     ) -> Result<(), Fault> {
-        self.match_all(made, xattrs, after)
+        let xattrs = self.xattrs_here(node, xattrs);
+        self.match_all(made, &xattrs, after)
     }
 
     fn link_strict(&mut self, id: FileId, at: &Dentry, mtime: Option<Time>) -> Result<(), Fault> {

@@ -374,9 +374,14 @@ impl<R: Replica> Applier<R> {
                     None => Ok(()),
                 };
             }
-            Op::Create { at, id, xattrs, .. } => {
+            Op::Create {
+                at,
+                id,
+                node,
+                xattrs,
+            } => {
                 if let Some(inode) = self.map.get(*id) {
-                    self.finish_new(inode, xattrs, body.after.as_ref())?;
+                    self.finish_new(inode, node, xattrs, body.after.as_ref())?;
                 }
                 [Some(at.parent), None]
             }

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::types::{Attrs, Name, Node, Position, Time, Xattr};
+use crate::types::{Attrs, Name, Node, Position, Remap, Time, Xattr};
 
 /// An inode of the replica's file system, across renames: inode number and generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -116,12 +116,19 @@ pub trait Replica {
     /// [`Replica::mark`] tells which operations survived? See `docs` of the room.
     fn keeps_order(&self) -> bool;
 
+    /// How absolute links into the set are made here; `None`: as they are.
+    fn remap(&self) -> Option<&Remap>;
+    /// Changes it, for what is made from now on.
+    fn set_remap(&mut self, remap: Option<Remap>);
+
     /// Who is at a name.
     fn lookup(&mut self, at: Place<'_>) -> io::Result<Option<Object>>;
     /// Who is at a name, and what.
     fn inspect(&mut self, at: Place<'_>) -> io::Result<Option<Inode>>;
     /// Makes a new inode, accessible for root only. `EEXIST` when the name is taken.
     fn create(&mut self, at: Place<'_>, node: &Node) -> io::Result<Inode>;
+    /// Where a symbolic link leads. `EINVAL` when it is none.
+    fn read_link(&mut self, inode: Inode) -> io::Result<Vec<u8>>;
     /// One more name for something that is no directory.
     fn link(&mut self, inode: Inode, at: Place<'_>) -> io::Result<()>;
     /// Removes a name of something that is no directory.

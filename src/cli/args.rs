@@ -102,6 +102,9 @@ pub(super) enum Verb {
         /// Do not read contents
         #[arg(long)]
         metadata_only: bool,
+        /// A link of the left tree that leads to FROM or below leads to TO in the right one
+        #[arg(long, value_name = "FROM=TO")]
+        remap_links: Vec<String>,
     },
     /// Print completions for a shell
     Completions {
@@ -195,6 +198,9 @@ pub(super) struct MountArgs {
     /// Replicate access times, too
     #[arg(long)]
     pub(super) atime: bool,
+    /// Absolute links into the directory lead to the replica on the replica
+    #[arg(long)]
+    pub(super) remap_links: bool,
     /// Refuse while somebody has files open that would bypass the capture
     #[arg(long)]
     pub(super) strict_cover: bool,

@@ -42,6 +42,7 @@ pub(super) fn settings(args: &MountArgs, run_dir: &Path) -> anyhow::Result<Setti
         ("foreground", args.foreground),
         ("read-only", args.read_only),
         ("atime", args.atime),
+        ("remap-links", args.remap_links),
         ("strict-cover", args.strict_cover),
     ];
     for (key, given) in flags {

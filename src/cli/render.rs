@@ -176,6 +176,10 @@ fn set_text(set: &SetStatus, ink: Ink) -> String {
             format!("{} served at {}", root.path, root.mountpoint)
         };
         fact(&mut text, "directory", &place);
+        if root.remap_links {
+            let note = "absolute ones into the directory lead to the replica on the replica";
+            fact(&mut text, "links", note);
+        }
     }
     if let Some(error) = &set.error {
         fact(&mut text, "error", &ink.red(error));
@@ -364,6 +368,14 @@ fn stream_text(stream: &StreamStatus, ink: Ink) -> String {
     );
     fact(&mut text, "positions", &marks);
     fact(&mut text, "counts", &stream.stats.one_line());
+    if !stream.remap_from.is_empty() {
+        let from = stream.remap_from.join(", ");
+        fact(
+            &mut text,
+            "links",
+            &format!("absolute ones to {from} lead here"),
+        );
+    }
     if let Some(error) = &stream.error {
         fact(&mut text, "error", &ink.red(error));
     }

@@ -182,13 +182,15 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             right,
             json,
             metadata_only,
+            remap_links,
         } => {
             let depth = if metadata_only {
                 Depth::Metadata
             } else {
                 Depth::Contents
             };
-            compare::compare(&left, &right, depth, json)
+            let remap = compare::parse_remap(&remap_links)?;
+            compare::compare(&left, &right, depth, remap, json)
         }
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -60,6 +60,14 @@ pub enum OptionError {
         /// Why not.
         reason: String,
     },
+    /// Links into a directory are remapped by its path as text.
+    #[error(
+        "remap-links: {path:?} is no UTF-8; mount without it, or give the directory another name"
+    )]
+    RemapPath {
+        /// The path.
+        path: String,
+    },
     /// Something that is planned.
     #[error("{what} is not built yet: {instead}; see the status table in README.md")]
     NotBuilt {

@@ -14,7 +14,7 @@ pub enum KeyUse {
 }
 
 /// Our keys; each is also a long flag of `doppelfs mount`. In `-o`, `_` may stand for `-`.
-pub const MOUNT_KEYS: [(&str, KeyUse); 18] = [
+pub const MOUNT_KEYS: [(&str, KeyUse); 19] = [
     ("set", KeyUse::Value),
     ("target", KeyUse::Value),
     ("state", KeyUse::Value),
@@ -23,6 +23,7 @@ pub const MOUNT_KEYS: [(&str, KeyUse); 18] = [
     ("insecure-loopback", KeyUse::Flag),
     ("foreground", KeyUse::Flag),
     ("atime", KeyUse::Flag),
+    ("remap-links", KeyUse::Flag),
     ("strict-cover", KeyUse::Flag),
     ("journal-wait", KeyUse::Value),
     ("queue-disk-max", KeyUse::Value),

@@ -82,6 +82,8 @@ pub struct MountOptions {
     pub foreground: bool,
     /// Replicate access times, too.
     pub atime: bool,
+    /// Absolute links into the set lead to the replica on the replica.
+    pub remap_links: bool,
     /// Refuse to mount while somebody has files open that would bypass capture.
     pub strict_cover: bool,
     /// How long a stuck journal may delay an operation.
@@ -163,6 +165,7 @@ impl MountOptions {
             insecure_loopback: false,
             foreground: false,
             atime: false,
+            remap_links: false,
             strict_cover: false,
             journal_wait: Duration::from_secs(1),
             queue_disk_max: None,
@@ -198,6 +201,7 @@ impl MountOptions {
             "insecure-loopback" => self.insecure_loopback = true,
             "foreground" => self.foreground = true,
             "atime" => self.atime = true,
+            "remap-links" => self.remap_links = true,
             "strict-cover" => self.strict_cover = true,
             "journal-wait" => self.journal_wait = parse_duration(key, text)?,
             "queue-disk-max" if text == "unlimited" => self.queue_disk_max = None,
@@ -211,6 +215,27 @@ impl MountOptions {
             _ => unreachable!("keys are checked when they are set"),
         }
         Ok(())
+    }
+
+    /// The absolute paths of the set, where links that lead there are remapped. The mount point comes
+    /// first: where one lies in the other, it hides what is below it.
+    ///
+    /// # Errors
+    /// [`OptionError::RemapPath`].
+    pub fn remap_from(&self) -> Result<Vec<String>, OptionError> {
+        let mut from: Vec<String> = Vec::new();
+        if !self.remap_links {
+            return Ok(from);
+        }
+        for path in [&self.mountpoint, &self.dir] {
+            let text = path.to_str().ok_or_else(|| OptionError::RemapPath {
+                path: path.display().to_string(),
+            })?;
+            if !from.iter().any(|known| known == text) {
+                from.push(text.to_owned());
+            }
+        }
+        Ok(from)
     }
 
     fn check_targets(&self) -> Result<(), OptionError> {

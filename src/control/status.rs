@@ -44,6 +44,8 @@ pub struct RootStatus {
     pub path: String,
     /// Where it is served.
     pub mountpoint: String,
+    /// Do absolute links into it lead to the replica on the replica?
+    pub remap_links: bool,
 }
 
 /// What waits on the source.
@@ -265,6 +267,8 @@ pub struct StreamStatus {
     pub set: String,
     /// The replica's path.
     pub path: String,
+    /// Paths on the source; absolute links that lead there lead to the replica.
+    pub remap_from: Vec<String>,
     /// Is there a connection?
     pub connected: bool,
     /// The line of positions.

@@ -96,6 +96,7 @@ impl Source {
             roots: vec![RootStatus {
                 path: self.options.dir.display().to_string(),
                 mountpoint: self.options.mountpoint.display().to_string(),
+                remap_links: self.options.remap_links,
             }],
             state,
             supervisor_pid: pid,

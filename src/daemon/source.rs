@@ -60,6 +60,7 @@ pub(super) struct Source {
 /// What stands in the way, for people.
 pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()> {
     config::check_mount(&mut options, &Surroundings::look())?;
+    options.remap_from()?;
     let warnings = look_around(&options)?;
     let owner = StateOwner {
         version: 1,
@@ -313,6 +314,7 @@ fn connect(
             root: source.covered.root,
             history: source.covered.history,
             place: place.clone(),
+            remap: source.options.remap_from()?,
             journal: source.journal.clone(),
             insecure_loopback: source.options.insecure_loopback,
             runtime: runtime.handle().clone(),

@@ -166,6 +166,11 @@ fn stream(snapshot: &StreamSnapshot) -> StreamStatus {
         source: snapshot.source.clone(),
         set: snapshot.set.to_string(),
         path: snapshot.path.display().to_string(),
+        remap_from: snapshot
+            .remap
+            .as_ref()
+            .map(|remap| remap.from.clone())
+            .unwrap_or_default(),
         connected: snapshot.peer.is_some(),
         history: snapshot
             .history

@@ -11,6 +11,7 @@ use super::error::{Error, io_error};
 use super::pair::{Pair, Side};
 use super::report::{Difference, Report, What, name_text, path_text};
 use crate::sys;
+use crate::types::{Remap, Xattr};
 
 /// Most levels of directories that are held open, two descriptors each.
 pub const OPEN_LEVELS_MAX: usize = 64;
@@ -32,6 +33,8 @@ pub struct Options {
     pub holes: bool,
     /// Compare the attributes of the roots themselves.
     pub roots: bool,
+    /// How absolute links of the left tree are made in the right one, where they are made otherwise.
+    pub remap: Option<Remap>,
     /// Most differences kept in the report; all are counted.
     pub differences_kept_max: usize,
 }
@@ -44,6 +47,7 @@ impl Default for Options {
             contents: true,
             holes: true,
             roots: true,
+            remap: None,
             differences_kept_max: 100,
         }
     }
@@ -364,21 +368,24 @@ impl Walk<'_> {
         let (left, right) = (&pair.left.stat, &pair.right.stat);
         compare_stats(left, right, &mut note);
         if left.kind() == right.kind() {
-            let xattrs = Pair::try_of(|side| {
+            let mut xattrs = Pair::try_of(|side| {
                 let all = pair.of(side).xattrs();
                 all.map_err(io_error("read attributes of", side, &self.path))
             })?;
-            compare_xattrs(&xattrs.left, &xattrs.right, &mut note);
             if left.is_symlink() {
-                let targets = Pair::try_of(|side| {
+                let mut targets = Pair::try_of(|side| {
                     let target = pair.of(side).target();
                     target.map_err(io_error("read the link", side, &self.path))
                 })?;
+                if let Some(remap) = &self.options.remap {
+                    remap_left(remap, &mut targets.left, &mut xattrs.left);
+                }
                 if targets.left != targets.right {
                     let (left, right) = (name_text(&targets.left), name_text(&targets.right));
                     note(What::Target, left, right);
                 }
             }
+            compare_xattrs(&xattrs.left, &xattrs.right, &mut note);
         }
         for (what, left, right) in found {
             self.differ(what, left, right);
@@ -447,6 +454,15 @@ impl Walk<'_> {
         self.links.left.insert(left, to_right);
         self.links.right.insert(right, to_left);
         Seen::First
+    }
+}
+
+/// What a link of the left tree has to be in the right one.
+fn remap_left(remap: &Remap, target: &mut Vec<u8>, xattrs: &mut Vec<Xattr>) {
+    *xattrs = remap.xattrs(target, xattrs);
+    xattrs.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(rewritten) = remap.rewritten(target) {
+        *target = rewritten;
     }
 }
 

@@ -9,11 +9,11 @@ use tracing::info;
 use crate::codec::Frame;
 use crate::journal;
 use crate::sys;
-use crate::types::{Kind, Op, Position, Scope};
+use crate::types::{Kind, Op, Position, Remap, Scope};
 use crate::wire::{RefuseCode, Start, Unpacker};
 
 use super::error::Error;
-use super::stream::{Jump, Stream};
+use super::stream::{Anew, Jump, Stream};
 
 /// Bytes stored before they are made durable together, at most, where several batches wait.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -40,6 +40,8 @@ pub(super) enum Ending {
 pub(super) struct Intake {
     pub(super) stream: Arc<Stream>,
     pub(super) start: Start,
+    /// How absolute links into the set are made after a jump.
+    remap: Option<Remap>,
     /// Whether the session is to end, and how.
     pub(super) ending: watch::Receiver<Ending>,
     /// The position is still to be set anew.
@@ -51,12 +53,14 @@ impl Intake {
     pub(super) fn new(
         stream: Arc<Stream>,
         start: Start,
+        remap: Option<Remap>,
         ending: watch::Receiver<Ending>,
     ) -> Intake {
         let jump_due = start.jump;
         Intake {
             stream,
             start,
+            remap,
             ending,
             jump_due,
             unpacker: Unpacker::new(),
@@ -184,7 +188,11 @@ impl Intake {
             seq: self.start.after,
         };
         info!(stream = self.stream.number, ?position, "position set anew");
-        self.stream.post(|board| board.jump = Jump::Asked(position));
+        let anew = Anew {
+            position,
+            remap: self.remap.clone(),
+        };
+        self.stream.post(|board| board.jump = Jump::Asked(anew));
         let mut board = self.stream.board();
         loop {
             match std::mem::take(&mut board.jump) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use crate::applier;
-use crate::applier::{Applier, Backlog, FsReplica};
+use crate::applier::{Applier, Backlog, FsReplica, Replica as _};
 use crate::types::History;
 use crate::wire::DataState;
 
@@ -38,7 +38,8 @@ pub(super) fn open(stream: &Arc<Stream>) -> Result<Opened, Error> {
         },
     )?;
     let failed = |source| Error::Applier { source };
-    let replica = FsReplica::open(site.replica, site.hidden).map_err(failed)?;
+    let mut replica = FsReplica::open(site.replica, site.hidden).map_err(failed)?;
+    replica.set_remap(record.remap.clone());
     let (state, table) = (stream.applier_dir()?, stream.table_dir()?);
     let journal = &stream.journal;
     let history = record.history.filter(|_| record.settled).map(History);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::SetName;
+use crate::types::{Remap, SetName};
 use crate::wire::RefuseCode;
 
 use super::error::{Error, state as failed};
@@ -33,6 +33,9 @@ pub(super) struct StreamRecord {
     pub(super) history: Option<u128>,
     /// False while the position is being set anew: journal and map may not belong together.
     pub(super) settled: bool,
+    /// How absolute links into the set are made, for every record of the journal.
+    #[serde(default)]
+    pub(super) remap: Option<Remap>,
 }
 
 impl StreamRecord {
@@ -45,6 +48,7 @@ impl StreamRecord {
             instance: format!("{instance:032x}"),
             history: None,
             settled: true,
+            remap: None,
         }
     }
 

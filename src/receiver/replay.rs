@@ -12,12 +12,12 @@ use crate::codec::Frame;
 use crate::journal::Reader;
 use crate::sync;
 use crate::sys;
-use crate::types::{Position, Seq, limits};
+use crate::types::{Position, Remap, Seq, limits};
 use crate::wire::{DataState, MirrorProgress};
 
 use super::error::Error;
 use super::opening::{self, Opened};
-use super::stream::{Gate, Jump, Stream};
+use super::stream::{Anew, Gate, Jump, Stream};
 use checkpoint::{Saver, Unsaved};
 
 /// The journal's cursor of the applier.
@@ -215,10 +215,10 @@ impl Replay {
                         return;
                     }
                     if matches!(board.jump, Jump::Asked(_)) {
-                        let Jump::Asked(position) = std::mem::take(&mut board.jump) else {
+                        let Jump::Asked(anew) = std::mem::take(&mut board.jump) else {
                             return;
                         };
-                        break Ask::Jump(position);
+                        break Ask::Jump(anew);
                     }
                     if let Some(outcome) = board.checkpoint_end.take() {
                         break Ask::Saved(outcome);
@@ -247,7 +247,7 @@ impl Replay {
 
     fn serve(&mut self, ask: Ask) {
         match ask {
-            Ask::Jump(position) => self.jump(position),
+            Ask::Jump(anew) => self.jump(anew),
             Ask::Saved(outcome) => self.saved(outcome),
             Ask::OpenGate => {
                 self.applier.reset_wants();
@@ -387,9 +387,9 @@ impl Replay {
 
     /// Sets the position anew. A failure leaves the stream without a position, so that the source
     /// jumps again.
-    fn jump(&mut self, position: Position) {
+    fn jump(&mut self, Anew { position, remap }: Anew) {
         self.settle_saver();
-        let outcome = self.jump_to(position);
+        let outcome = self.jump_to(position, remap);
         if let Err(e) = &outcome {
             warn!(stream = self.stream.number, error = %e, "position cannot be set anew");
         }
@@ -417,7 +417,7 @@ impl Replay {
         });
     }
 
-    fn jump_to(&mut self, position: Position) -> Result<(), Error> {
+    fn jump_to(&mut self, position: Position, remap: Option<Remap>) -> Result<(), Error> {
         let stream = self.stream.number;
         let journal_failed = |source| Error::Journal { stream, source };
         self.reader = None;
@@ -427,7 +427,12 @@ impl Replay {
         self.save_retry.succeeded();
         self.told_done = None;
         self.durable = position.seq;
-        self.stream.update_record(|record| record.settled = false)?;
+        // In one step: whoever finds the new way of making links finds that a full mirror is due.
+        self.stream.update_record(|record| {
+            record.settled = false;
+            record.remap.clone_from(&remap);
+        })?;
+        self.applier.set_remap(remap);
         let journal = &self.stream.journal;
         journal.reset(position.seq).map_err(journal_failed)?;
         let reset = self.applier.reset_to(position);
@@ -460,7 +465,7 @@ impl Replay {
 
 /// What the thread does next.
 enum Ask {
-    Jump(Position),
+    Jump(Anew),
     Saved(Result<Seq, String>),
     OpenGate,
     Apply(Seq, Seq),

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::sync;
-use crate::types::limits;
+use crate::types::{Remap, limits};
 use crate::wire::{
     Ack, CheckpointRequest, Done, Hello, Message, MessageReader, Phase, Refuse, RefuseCode, Start,
     Want, write_message, write_preface,
@@ -188,6 +188,7 @@ async fn admitted(
         reader,
         writer,
         ending,
+        remap: None,
     };
     let agreed = tokio::select! {
         agreed = agree(&mut parts, hello) => agreed,
@@ -218,12 +219,14 @@ struct Parts {
     reader: Reader,
     writer: OwnedWriteHalf,
     ending: watch::Sender<Ending>,
+    /// What was agreed on.
+    remap: Option<Remap>,
 }
 
 /// `Welcome` and `Start`.
 async fn agree(parts: &mut Parts, hello: &Hello) -> Result<(Start, u64), Error> {
-    let stream = Arc::clone(&parts.stream);
-    let position = blocking(move || welcome::position(&stream)).await?;
+    let (stream, asked) = (Arc::clone(&parts.stream), hello.clone());
+    let position = blocking(move || welcome::position(&stream, &asked)).await?;
     let message = Message::Welcome(position.clone());
     let sent = timeout(HANDSHAKE_MAX, write_message(&mut parts.writer, &message)).await;
     sent.map_err(|_| too_slow())?.map_err(wire)?;
@@ -234,6 +237,7 @@ async fn agree(parts: &mut Parts, hello: &Hello) -> Result<(Start, u64), Error> 
         other => return Err(unexpected(&other, "where a start belongs")),
     };
     let session = welcome::begin(&parts.stream, hello, &position, &start)?;
+    parts.remap = position.remap;
     Ok((start, session))
 }
 
@@ -250,6 +254,7 @@ async fn run(
         mut reader,
         writer,
         ending,
+        remap,
     } = parts;
     let number = stream.number;
     info!(stream = number, %peer, after = %start.after, jump = start.jump, "session begins");
@@ -258,7 +263,7 @@ async fn run(
     let (closing, close) = watch::channel(None);
     let writing = tokio::spawn(write_task(Arc::clone(&stream), writer, close));
     let (report, mut reported) = oneshot::channel();
-    let intake = Intake::new(Arc::clone(&stream), start, ending.subscribe());
+    let intake = Intake::new(Arc::clone(&stream), start, remap, ending.subscribe());
     let name = format!("dfs-recv-{number}");
     let thread = sync::spawn(&name, move || {
         // Nobody listens any more only when the runtime is gone.

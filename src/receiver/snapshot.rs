@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::types::{History, Seq, SetName};
+use crate::types::{History, Remap, Seq, SetName};
 use crate::wire::{DataState, MirrorProgress, TargetState};
 
 /// A target at one moment.
@@ -30,6 +30,8 @@ pub struct StreamSnapshot {
     pub set: SetName,
     /// Where the replica stands.
     pub path: PathBuf,
+    /// How absolute links into the set are made.
+    pub remap: Option<Remap>,
     /// The source's address while a session is up.
     pub peer: Option<SocketAddr>,
     /// The line of positions.

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use crate::journal::Journal;
 use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 use crate::sys;
-use crate::types::{FileId, History, Position, Seq};
+use crate::types::{FileId, History, Position, Remap, Seq};
 use crate::wire::{Ack, DataState, MirrorProgress, TargetState};
 
 use super::error::{Error, state as failed};
@@ -57,6 +57,14 @@ pub(super) enum Gate {
     Open,
 }
 
+/// What a full mirror begins with.
+#[derive(Debug, Clone)]
+pub(super) struct Anew {
+    pub(super) position: Position,
+    /// How absolute links into the set are made from there on.
+    pub(super) remap: Option<Remap>,
+}
+
 /// A change of position, from the receiver to the applier.
 #[derive(Debug, Default)]
 pub(super) enum Jump {
@@ -64,7 +72,7 @@ pub(super) enum Jump {
     #[default]
     None,
     /// Wanted.
-    Asked(Position),
+    Asked(Anew),
     /// Carried out.
     Done,
     /// Not carried out, and why.

@@ -190,6 +190,7 @@ fn show(stream: &Stream) -> StreamSnapshot {
         source: record.source,
         set: record.set,
         path: stream.places.root.join(&record.path),
+        remap: record.remap,
         peer,
         history: board.history,
         received: ack.received,

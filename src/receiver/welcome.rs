@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
 
 use crate::sys;
+use crate::types::Remap;
 use crate::wire::{Hello, PROTOCOL, RefuseCode, Start, Welcome};
 
 use super::error::{Error, state as failed};
@@ -95,21 +97,47 @@ fn await_open(stream: &Stream, patience: Duration) -> Result<(), Error> {
     Err(Error::refuse(RefuseCode::NotReady, text))
 }
 
-/// The stream's position, once everything that came is settled. Blocks.
-pub(super) fn position(stream: &Stream) -> Result<Welcome, Error> {
+/// How `hello` wants absolute links to be made, in this replica.
+fn remap_asked(hello: &Hello, replica: &Path) -> Result<Option<Remap>, Error> {
+    if hello.remap.is_empty() {
+        return Ok(None);
+    }
+    let Some(to) = replica.to_str() else {
+        let text = format!(
+            "links cannot be remapped to {}, which is no UTF-8; choose another root",
+            replica.display()
+        );
+        return Err(Error::refuse(RefuseCode::Path, text));
+    };
+    Ok(Some(Remap {
+        from: hello.remap.clone(),
+        to: to.to_owned(),
+    }))
+}
+
+/// The stream's position, once everything that came is settled; none when links are to be made in
+/// another way than they were: then only a full mirror makes all of them right. Blocks.
+pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error> {
     await_open(stream, replay::OPEN_PATIENCE)?;
     stream.settle_received()?;
     let record = stream.record();
+    let replica = stream.places.root.join(&record.path);
+    let remap = remap_asked(hello, &replica)?;
+    let is_as_before = remap == record.remap;
+    if !is_as_before {
+        info!(stream = stream.number, ?remap, before = ?record.remap, "links are to be made otherwise");
+    }
     let board = stream.board();
     Ok(Welcome {
         protocol: PROTOCOL,
-        history: board.history,
+        history: board.history.filter(|_| is_as_before),
         received: board.received,
         applied: board.applied,
         durable: board.durable,
         mirror: board.mirror.map(|mirror| mirror.mirror),
-        replica_path: stream.places.root.join(&record.path).display().to_string(),
+        replica_path: replica.display().to_string(),
         state: board.target_state(),
+        remap,
     })
 }
 

@@ -90,6 +90,13 @@ fn check(options: &SenderOptions, welcome: &Welcome) -> Result<(), Error> {
             what: format!("its position is impossible: {welcome:?}"),
         });
     }
+    let remapped = welcome.remap.as_ref().map(|remap| remap.from.as_slice());
+    if remapped.unwrap_or_default() != options.remap {
+        return Err(Error::Protocol {
+            endpoint,
+            what: "does not remap links as it was asked to".to_owned(),
+        });
+    }
     Ok(())
 }
 
@@ -107,6 +114,7 @@ fn hello_of(options: &SenderOptions) -> Hello {
         root: options.root,
         features: 0,
         place: options.place.clone(),
+        remap: options.remap.clone(),
     }
 }
 

@@ -47,6 +47,8 @@ pub struct SenderOptions {
     pub history: History,
     /// Where the protected directory is; `None` gives up the target's check for loops.
     pub place: Option<Place>,
+    /// Absolute paths of the set, where links that lead there are remapped.
+    pub remap: Vec<String>,
     /// What is sent.
     pub journal: Arc<Journal>,
     /// Plain TCP to loopback addresses is allowed.

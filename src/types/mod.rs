@@ -14,6 +14,7 @@ pub mod limits;
 mod name;
 mod op;
 mod position;
+mod remap;
 
 pub use attrs::{Attrs, Node, Time};
 pub use identity::{FileId, Generation, Ino, ROOT_ID, RootId};
@@ -22,3 +23,4 @@ pub use op::{
     Body, Caller, Dentry, Entry, Kind, Op, RenameMode, Replaced, RequestId, Scope, Xattr,
 };
 pub use position::{History, Marks, Position, Seq};
+pub use remap::{LINK_XATTR, REMAP_BYTES_MAX, Remap};

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{FileId, History, Seq, SetName, limits};
+use crate::types::{FileId, History, Remap, Seq, SetName, limits};
 
 use super::batch::BATCH_RAW_BYTES_MAX;
 use super::error::Error;
@@ -47,6 +47,10 @@ pub struct Hello {
     /// Where the protected directory is, so that a target on the same host can refuse to replicate
     /// a directory into itself.
     pub place: Option<Place>,
+    /// Absolute paths of the set on the source, the first that fits counts: symbolic links that lead
+    /// there lead to the replica on the replica. Empty: links are as they are.
+    #[serde(default)]
+    pub remap: Vec<String>,
 }
 
 /// The target's answer: its position.
@@ -68,6 +72,9 @@ pub struct Welcome {
     pub replica_path: String,
     /// What the applier does.
     pub state: TargetState,
+    /// How absolute links into the set are made from here on.
+    #[serde(default)]
+    pub remap: Option<Remap>,
 }
 
 /// Why a target does not take a source.

@@ -20,6 +20,7 @@ pub fn sim() -> SimReplica {
         disk: Arc::new(Mutex::new(Disk::new(World::new(50_000_000)))),
         instance: 1,
         keeps_order: true,
+        remap: None,
     }
 }
 

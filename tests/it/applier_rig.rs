@@ -12,7 +12,7 @@ use doppelfs::applier::{
 };
 use doppelfs::codec::Frame;
 use doppelfs::sys::SharedWords;
-use doppelfs::types::{Attrs, FileId, History, Name, Node, Seq, Time, Xattr};
+use doppelfs::types::{Attrs, FileId, History, Name, Node, Remap, Seq, Time, Xattr};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -174,6 +174,12 @@ impl<R: Replica> Replica for Mortal<R> {
     fn keeps_order(&self) -> bool {
         self.inner.keeps_order()
     }
+    fn remap(&self) -> Option<&Remap> {
+        self.inner.remap()
+    }
+    fn set_remap(&mut self, remap: Option<Remap>) {
+        self.inner.set_remap(remap);
+    }
     fn lookup(&mut self, at: Place<'_>) -> io::Result<Option<Object>> {
         self.look(|r| r.lookup(at))
     }
@@ -182,6 +188,9 @@ impl<R: Replica> Replica for Mortal<R> {
     }
     fn create(&mut self, at: Place<'_>, node: &Node) -> io::Result<Inode> {
         self.burn(|r| r.create(at, node))
+    }
+    fn read_link(&mut self, inode: Inode) -> io::Result<Vec<u8>> {
+        self.look(|r| r.read_link(inode))
     }
     fn link(&mut self, inode: Inode, at: Place<'_>) -> io::Result<()> {
         self.burn(|r| r.link(inode, at))

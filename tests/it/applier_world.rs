@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use doppelfs::applier::{Inode, InodeKind, Marker, Moving, Object, Place, Range, Replica, Syncer};
-use doppelfs::types::{Attrs, Name, Node, Time, Xattr};
+use doppelfs::types::{Attrs, Name, Node, Remap, Time, Xattr};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -537,6 +537,7 @@ pub struct SimReplica {
     pub disk: Arc<Mutex<Disk>>,
     pub instance: u64,
     pub keeps_order: bool,
+    pub remap: Option<Remap>,
 }
 
 impl SimReplica {
@@ -580,6 +581,14 @@ impl Replica for SimReplica {
         self.keeps_order
     }
 
+    fn remap(&self) -> Option<&Remap> {
+        self.remap.as_ref()
+    }
+
+    fn set_remap(&mut self, remap: Option<Remap>) {
+        self.remap = remap;
+    }
+
     fn lookup(&mut self, at: Place<'_>) -> io::Result<Option<Object>> {
         let disk = self.disk();
         Ok(disk.live.lookup(at.dir.object.ino, at.name)?.map(object))
@@ -601,6 +610,13 @@ impl Replica for SimReplica {
             object: object(ino),
             kind: InodeKind::of(node),
         })
+    }
+
+    fn read_link(&mut self, inode: Inode) -> io::Result<Vec<u8>> {
+        match &self.disk().live.get(inode.object.ino)?.node {
+            Node::Symlink(target) => Ok(target.clone()),
+            _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
     }
 
     fn link(&mut self, inode: Inode, at: Place<'_>) -> io::Result<()> {

@@ -116,6 +116,7 @@ impl Talker {
                 roots: vec![RootStatus {
                     path: root.clone(),
                     mountpoint: root,
+                    remap_links: false,
                 }],
                 worker_pid: std::process::id(),
                 ..SetStatus::default()

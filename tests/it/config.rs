@@ -33,7 +33,12 @@ fn nothing_asked_gives_the_documented_defaults() {
     assert_eq!(options.queue_memory, 128 << 20);
     assert_eq!(options.queue_alert_percent, 50);
     assert!(options.auto_remirror);
-    assert!(!options.insecure_loopback && !options.atime && !options.strict_cover);
+    assert!(
+        !options.insecure_loopback
+            && !options.atime
+            && !options.remap_links
+            && !options.strict_cover
+    );
     assert_eq!(options.flags.restrictions(), [false; 5]);
 }
 
@@ -41,7 +46,7 @@ fn nothing_asked_gives_the_documented_defaults() {
 fn every_key_is_taken() {
     let options = options(
         "set=web,target=127.0.0.1:7421:a/b,state=/s,run-dir=/r,order=strict,insecure-loopback,\
-         foreground,atime,strict-cover,journal-wait=250ms,queue-disk-max=100M,queue-free-min=1G,\
+         foreground,atime,remap-links,strict-cover,journal-wait=250ms,queue-disk-max=100M,queue-free-min=1G,\
          queue-memory=64M,queue-alert=80%,queue-dir=/q,auto-remirror=no,ro,nosuid,nodev,noexec,\
          noatime,nodiratime",
     )
@@ -58,7 +63,9 @@ fn every_key_is_taken() {
     assert_eq!(options.queue_alert_percent, 80);
     assert!(!options.auto_remirror);
     assert!(options.insecure_loopback && options.foreground);
-    assert!(options.atime && options.strict_cover && options.flags.read_only);
+    assert!(
+        options.remap_links && options.atime && options.strict_cover && options.flags.read_only
+    );
     assert_eq!(options.flags.restrictions(), [true; 5]);
 }
 

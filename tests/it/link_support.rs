@@ -268,6 +268,7 @@ impl Source {
             root: ROOT,
             history: self.history,
             place: None,
+            remap: Vec::new(),
             journal: Arc::clone(&self.journal),
             insecure_loopback: true,
             runtime: runtime.handle().clone(),

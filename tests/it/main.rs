@@ -39,6 +39,7 @@ mod link_holds;
 mod link_support;
 mod passthrough;
 mod receiver_door;
+mod remap;
 #[path = "../support/scratch.rs"]
 mod scratch;
 mod sender_session;

@@ -87,6 +87,7 @@ fn hello() -> Hello {
         root: ROOT,
         features: 0,
         place: None,
+        remap: Vec::new(),
     }
 }
 

@@ -101,6 +101,7 @@ impl Actor {
             mirror: None,
             replica_path: "/srv/replica".into(),
             state: TargetState::Ok,
+            remap: None,
         }))
         .await;
         match self.reader.next(Phase::Handshake).await.unwrap() {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use doppelfs::codec::Draft;
-use doppelfs::types::{Body, FileId, History, Op, Seq, SetName, limits};
+use doppelfs::types::{Body, FileId, History, Op, Remap, Seq, SetName, limits};
 use doppelfs::wire::{
     Ack, BATCH_RAW_BYTES_MAX, CheckpointRequest, DataState, DirectoryId, Done, Error, Hello, Kind,
     Message, MessageReader, MirrorProgress, PROTOCOL, Packer, Phase, Place, Refuse, RefuseCode,
@@ -33,6 +33,7 @@ fn hello() -> Hello {
             chain: vec![DirectoryId { dev: 1, ino: 2 }],
             mount_dev: Some(9),
         }),
+        remap: vec!["/srv/data".into()],
     }
 }
 
@@ -51,6 +52,10 @@ fn every_message() -> Vec<Message> {
             mirror: Some(4),
             replica_path: "/srv/x".into(),
             state: TargetState::Retrying,
+            remap: Some(Remap {
+                from: vec!["/srv/data".into()],
+                to: "/srv/x".into(),
+            }),
         }),
         Message::Refuse(Refuse {
             code: RefuseCode::OwnSource,

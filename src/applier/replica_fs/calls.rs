@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::sys;
-use crate::types::{Attrs, History, Name, Node, Position, Seq, Time, Xattr};
+use crate::types::{Attrs, History, Name, Node, Position, Remap, Seq, Time, Xattr};
 
 use super::open::{CName, FsReplica};
 use crate::applier::replica::{
@@ -120,6 +120,14 @@ impl Replica for FsReplica {
         self.keeps_order
     }
 
+    fn remap(&self) -> Option<&Remap> {
+        self.remap.as_ref()
+    }
+
+    fn set_remap(&mut self, remap: Option<Remap>) {
+        self.remap = remap;
+    }
+
     fn lookup(&mut self, at: Place<'_>) -> io::Result<Option<Object>> {
         let dir = self.fd(at.dir)?;
         match self.object_at(dir.as_fd(), CName::new(at.name).as_c_str()) {
@@ -155,6 +163,20 @@ impl Replica for FsReplica {
         self.create_node(at, node)?;
         let object = self.object_at(dir.as_fd(), name.as_c_str())?;
         Ok(Inode { object, kind })
+    }
+
+    fn read_link(&mut self, inode: Inode) -> io::Result<Vec<u8>> {
+        if inode.kind != InodeKind::Other {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let fd = self.fd(inode)?;
+        match sys::readlink_fd(fd.as_fd()) {
+            // What readlinkat(2) says of a descriptor that is no link.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                Err(io::Error::from_raw_os_error(libc::EINVAL))
+            }
+            done => done,
+        }
     }
 
     fn link(&mut self, inode: Inode, at: Place<'_>) -> io::Result<()> {

@@ -11,7 +11,7 @@ use lru::LruCache;
 
 use crate::sys;
 use crate::sys::{HandleCodec, RawHandle};
-use crate::types::{FileId, Name, limits};
+use crate::types::{FileId, Name, Remap, limits};
 
 use crate::applier::error::Error;
 use crate::applier::replica::{Inode, InodeKind, Object};
@@ -35,6 +35,7 @@ pub struct FsReplica {
     open_fds: LruCache<Object, Arc<OwnedFd>>,
     pub(super) instance: u64,
     pub(super) keeps_order: bool,
+    pub(super) remap: Option<Remap>,
 }
 
 /// A name with its NUL, on the stack.
@@ -128,6 +129,7 @@ impl FsReplica {
             open_fds: LruCache::new(OPEN_FDS_MAX),
             instance,
             keeps_order: matches!(magic, EXT4_MAGIC | XFS_MAGIC),
+            remap: None,
         })
     }
 
