@@ -37,6 +37,9 @@ use super::{bypass, start::number_connections};
 /// How much earlier than it was noticed a lazy umount may have been.
 const DETACH_SLACK_NS: u64 = 1_000_000_000;
 
+/// `FUSE_SUPER_MAGIC` of statfs(2).
+const FUSE_MAGIC: i64 = 0x6573_5546;
+
 /// Threads that answer the kernel.
 const FUSE_THREADS: usize = 4;
 
@@ -85,6 +88,14 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
 fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
     let root = sys::clone_tree(&options.dir)
         .with_context(|| format!("cannot reach below {}", options.dir.display()))?;
+    // Its handles look like those of xfs, but last only as long as its server's cache.
+    if sys::file_system_magic(root.as_fd()).is_ok_and(|magic| magic == FUSE_MAGIC) {
+        bail!(
+            "{} lies on a FUSE file system, which cannot be protected: its file handles do not \
+             last; protect the directory that its server gets its data from",
+            options.dir.display()
+        );
+    }
     let cached = usize::try_from(sys::open_files_limit() / 4)
         .unwrap_or(256)
         .min(4096);

@@ -26,4 +26,5 @@ mod refusals_target;
 mod restart;
 mod scale;
 mod support;
+mod ways_beside;
 mod writers;
