@@ -19,6 +19,9 @@ pub struct Covered {
     pub boot: String,
     /// When the run began, nanoseconds since 1970.
     pub began_ns: u64,
+    /// Was a way beside the mount known? What was changed there has any time since it began.
+    #[serde(default)]
+    pub bypassed: bool,
     /// How it ended; `None` while it runs and after a crash.
     pub clean: Option<Clean>,
 }
@@ -26,7 +29,8 @@ pub struct Covered {
 /// A clean end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clean {
-    /// The latest `ctime` that a captured operation left.
+    /// Whatever has a later `ctime` was not captured: the latest that a captured operation left, or,
+    /// with a way beside the mount, when the mount began.
     pub last_ctime_ns: u64,
     /// When the mount had ended.
     pub ended_ns: u64,
@@ -95,6 +99,9 @@ pub fn assess(last: Option<&Covered>, now: &Now<'_>) -> Verdict {
             Verdict::DoubtAll
         }
         Some(clean) => Verdict::DoubtAfter(clean.last_ctime_ns),
+        None if last.boot == now.boot && last.bypassed => {
+            Verdict::DoubtAfter(last.began_ns.saturating_sub(UNDER_WAY_NS))
+        }
         None if last.boot == now.boot => {
             let known = now
                 .last_record_ns

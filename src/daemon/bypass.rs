@@ -1,121 +1,251 @@
-//! Who could change the tree beside the mount: processes that had it open before.
+//! Who could change the tree beside the mount: mounts that show it elsewhere, and processes that had
+//! it open before.
+//!
+//! Everything is told from /proc alone. No path of the tree is looked up: it may lead to a file system
+//! that does not answer.
 
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// A process that reaches the directory without the mount.
+use super::ways::{Namespaces, Spot, mapped, nearest};
+use crate::sys::{self, MountLine};
+
+/// A way to the directory without the mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bypass {
-    pub(super) pid: u32,
-    pub(super) command: String,
-    pub(super) how: &'static str,
-    pub(super) path: PathBuf,
+pub(super) enum Bypass {
+    /// Another mount shows it.
+    Mount {
+        /// What of it is shown there.
+        shown: PathBuf,
+    },
+    /// A mount in another namespace shows it.
+    Elsewhere {
+        /// A process in that namespace.
+        process: Process,
+        /// Where it is shown there.
+        shown: PathBuf,
+    },
+    /// A process has it open.
+    Open {
+        /// Which.
+        process: Process,
+        /// By what.
+        how: &'static str,
+        /// What it has open.
+        path: PathBuf,
+    },
+    /// There were too many open files to look at all.
+    Unfinished,
 }
 
-const FOUND_MAX: usize = 16;
+/// A process, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Process {
+    pid: u32,
+    command: String,
+}
 
-/// Looks through /proc for open files, working directories, roots and mappings below `dir`, and for
-/// other mount namespaces. Processes that end meanwhile are none; at most 16 are named.
-pub(super) fn find(dir: &Path) -> Vec<Bypass> {
-    let mut found = Vec::new();
-    let ours = fs::read_link("/proc/self/ns/mnt").ok();
-    let me = std::process::id();
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return found;
-    };
-    let mut namespaces = Vec::new();
-    for entry in processes.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        if pid == me || found.len() >= FOUND_MAX {
-            continue;
-        }
-        let proc = entry.path();
-        // A kernel thread has no program, and opens no files of ours.
-        if fs::read_link(proc.join("exe")).is_err() {
-            continue;
-        }
-        let namespace = fs::read_link(proc.join("ns/mnt")).ok();
-        let hit = reach(&proc, dir).or_else(|| {
-            let other =
-                namespace.is_some() && namespace != ours && !namespaces.contains(&namespace);
-            let private = other && sees_without_us(&proc, dir);
-            namespaces.push(namespace.clone());
-            private.then(|| ("another mount namespace", dir.to_path_buf()))
-        });
-        if let Some((how, path)) = hit {
-            let command = fs::read_to_string(proc.join("comm")).unwrap_or_default();
-            found.push(Bypass {
-                pid,
-                command: command.trim().to_owned(),
-                how,
-                path,
-            });
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} ({})", self.pid, self.command)
+    }
+}
+
+impl fmt::Display for Bypass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bypass::Mount { shown } => write!(
+                f,
+                "{} leads to the directory beside the mount (the same file system is mounted \
+                 there): what is changed through it is not replicated before the next mount; \
+                 unmount it or mount it read-only",
+                shown.display()
+            ),
+            Bypass::Elsewhere { process, shown } => write!(
+                f,
+                "{process} reaches {} beside the mount (another mount namespace): what it changes \
+                 is not replicated; restart it",
+                shown.display()
+            ),
+            Bypass::Open { process, how, path } => write!(
+                f,
+                "{process} reaches {} beside the mount ({how}): what it changes is not replicated; \
+                 restart it",
+                path.display()
+            ),
+            Bypass::Unfinished => write!(
+                f,
+                "more than {FILES_MAX} files are open on this machine; not all were looked at for \
+                 some that lead beside the mount"
+            ),
         }
     }
+}
+
+/// At most so many ways are named.
+const FOUND_MAX: usize = 16;
+
+/// At most so many open files are looked at.
+const FILES_MAX: usize = 500_000;
+
+/// Looks through /proc for mounts, open files, working directories, roots and mappings that lead to
+/// `dir` or below; at most 16 are named. `is_over`: the mount will lie over `dir` itself, so that the
+/// path `dir`, and wherever the kernel propagates it to, does not lead beside it.
+pub(super) fn find(dir: &Path, is_over: bool) -> Vec<Bypass> {
+    let Ok(spot) = Spot::of(dir) else {
+        return Vec::new();
+    };
+    let mut search = Search {
+        spot,
+        ways: HashMap::new(),
+        files_left: FILES_MAX,
+        found: Vec::new(),
+    };
+    let mut namespaces = Namespaces::default();
+    let processes = processes();
+    for (_, proc) in &processes {
+        let _ = namespaces.table(proc);
+    }
+    search.look_at_mounts(&mut namespaces, &processes, is_over);
+    let me = std::process::id();
+    for (pid, proc) in &processes {
+        if *pid == me || search.is_full() {
+            continue;
+        }
+        let table = namespaces.table(proc).unwrap_or_default();
+        if let Some((how, path)) = search.reach(proc, table) {
+            let process = named(*pid, proc);
+            search.found.push(Bypass::Open { process, how, path });
+        }
+    }
+    if search.files_left == 0 {
+        search.found.push(Bypass::Unfinished);
+    }
+    search.found
+}
+
+/// Every process with a program: a kernel thread opens no files of ours. Those that end meanwhile are
+/// none.
+fn processes() -> Vec<(u32, PathBuf)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbered = entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        Some((pid, entry.path()))
+    });
+    let mut found: Vec<(u32, PathBuf)> = numbered
+        .filter(|(_, proc)| fs::read_link(proc.join("exe")).is_ok())
+        .collect();
+    found.sort_unstable();
     found
 }
 
-fn reach(proc: &Path, dir: &Path) -> Option<(&'static str, PathBuf)> {
-    let below = |link: PathBuf| {
-        fs::read_link(link)
-            .ok()
-            .filter(|path| path.starts_with(dir) && path.is_absolute())
-    };
-    if let Some(path) = below(proc.join("cwd")) {
-        return Some(("working directory", path));
-    }
-    if let Some(path) = below(proc.join("root")) {
-        return Some(("root directory", path));
-    }
-    for fd in fs::read_dir(proc.join("fd"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        if let Some(path) = below(fd.path()) {
-            return Some(("open file", path));
-        }
-    }
-    let maps = fs::read(proc.join("maps")).unwrap_or_default();
-    let mut prefix = dir.as_os_str().as_bytes().to_vec();
-    prefix.push(b'/');
-    for line in maps.split(|&b| b == b'\n') {
-        let path = line.iter().position(|&b| b == b'/').map(|at| &line[at..]);
-        if let Some(path) = path.filter(|path| path.starts_with(&prefix)) {
-            return Some(("mapped file", std::ffi::OsStr::from_bytes(path).into()));
-        }
-    }
-    None
+fn named(pid: u32, proc: &Path) -> Process {
+    let command = fs::read_to_string(proc.join("comm")).unwrap_or_default();
+    let command = command.trim().to_owned();
+    Process { pid, command }
 }
 
-/// Mounts are propagated to namespaces that share the peer group; without a `shared:` or `master:`
-/// tag on any mount above the directory there, ours will not show.
-fn sees_without_us(proc: &Path, dir: &Path) -> bool {
-    let Ok(table) = fs::read_to_string(proc.join("mountinfo")) else {
-        return false;
-    };
-    let mut nearest: Option<(usize, bool)> = None;
-    for line in table.lines() {
-        let fields: Vec<&str> = line.split(' ').collect();
-        let Some(point) = fields.get(4) else { continue };
-        if !dir.starts_with(point) {
-            continue;
-        }
-        let tagged = fields
-            .iter()
-            .skip(6)
-            .take_while(|field| **field != "-")
-            .any(|field| field.starts_with("master:") || field.starts_with("shared:"));
-        if nearest.is_none_or(|(length, _)| point.len() >= length) {
-            nearest = Some((point.len(), tagged));
-        }
+struct Search {
+    spot: Spot,
+    /// Every mount that shows some of the directory, by its number.
+    ways: HashMap<u64, MountLine>,
+    files_left: usize,
+    found: Vec<Bypass>,
+}
+
+impl Search {
+    fn is_full(&self) -> bool {
+        self.found.len() >= FOUND_MAX || self.files_left == 0
     }
-    nearest.is_some_and(|(_, tagged)| !tagged)
+
+    /// Mounts that show the directory and will not show what is mounted over it.
+    fn look_at_mounts(
+        &mut self,
+        namespaces: &mut Namespaces,
+        processes: &[(u32, PathBuf)],
+        is_over: bool,
+    ) {
+        let ours = sys::read_mounts().unwrap_or_default();
+        let groups = {
+            let shown = ours.iter().chain(namespaces.all());
+            for mount in shown.clone().filter(|mount| self.spot.is_shown_by(mount)) {
+                self.ways.entry(mount.id).or_insert_with(|| mount.clone());
+            }
+            if is_over {
+                self.spot.groups(shown)
+            } else {
+                HashSet::new()
+            }
+        };
+        // A directory that is served elsewhere stays in reach where it is: that is how it was asked
+        // for, and documented.
+        let mut known: HashSet<u64> = HashSet::from([self.spot.mount.id]);
+        for mount in &ours {
+            if self.is_way(mount, &groups, &known) && known.insert(mount.id) {
+                let shown = self.spot.shown_at(mount);
+                self.found.push(Bypass::Mount { shown });
+            }
+        }
+        known.extend(ours.iter().map(|mount| mount.id));
+        for (pid, proc) in processes {
+            let table = namespaces.table(proc).unwrap_or_default();
+            let ways = table.iter().filter(|m| self.is_way(m, &groups, &known));
+            let ways: Vec<&MountLine> = ways.collect();
+            // The one mount that stands for the namespace; the others are as well known by it.
+            if let Some(way) = ways.first() {
+                let shown = self.spot.shown_at(way);
+                let process = named(*pid, proc);
+                self.found.push(Bypass::Elsewhere { process, shown });
+            }
+            known.extend(ways.iter().map(|mount| mount.id));
+        }
+        self.found.truncate(FOUND_MAX);
+    }
+
+    fn is_way(&self, mount: &MountLine, groups: &HashSet<u64>, known: &HashSet<u64>) -> bool {
+        self.spot.is_shown_by(mount)
+            && !known.contains(&mount.id)
+            && !self.spot.is_covered(mount, groups)
+    }
+
+    /// The first thing by which the process has some of the directory open.
+    fn reach(&mut self, proc: &Path, table: &[MountLine]) -> Option<(&'static str, PathBuf)> {
+        // These have no number of their mount: it is told by the path.
+        for (link, how) in [("cwd", "working directory"), ("root", "root directory")] {
+            let path = fs::read_link(proc.join(link)).unwrap_or_default();
+            if self.is_below(table, &path) {
+                return Some((how, path));
+            }
+        }
+        let files = fs::read_dir(proc.join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for file in files {
+            self.files_left = self.files_left.saturating_sub(1);
+            if self.files_left == 0 {
+                return None;
+            }
+            let path = fs::read_link(file.path()).unwrap_or_default();
+            let mut ways = self.ways.values();
+            if !ways.any(|way| path.starts_with(&way.mountpoint)) {
+                continue;
+            }
+            let info = fs::read(proc.join("fdinfo").join(file.file_name())).unwrap_or_default();
+            let way = sys::mount_id_in(&info).and_then(|id| self.ways.get(&id));
+            if way.is_some_and(|way| self.spot.holds(way, &path)) {
+                return Some(("open file", path));
+            }
+        }
+        let maps = fs::read(proc.join("maps")).unwrap_or_default();
+        let mut files = mapped(&maps).into_iter();
+        let path = files.find(|path| self.is_below(table, path))?;
+        Some(("mapped file", path.to_path_buf()))
+    }
+
+    fn is_below(&self, table: &[MountLine], path: &Path) -> bool {
+        nearest(table, path).is_some_and(|mount| self.spot.holds(mount, path))
+    }
 }

@@ -18,6 +18,7 @@ mod report;
 mod source;
 mod start;
 mod target;
+mod ways;
 
 pub use source::run_source;
 pub use target::run_target;

@@ -1,5 +1,6 @@
 //! The worker of a set: from options to a served mount, and its end.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -30,10 +31,14 @@ use super::answers::Answers;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
 use super::start::{self, Begun, Doubt};
+use super::ways::Spot;
 use super::{bypass, start::number_connections};
 
 /// How much earlier than it was noticed a lazy umount may have been.
 const DETACH_SLACK_NS: u64 = 1_000_000_000;
+
+/// `FUSE_SUPER_MAGIC` of statfs(2).
+const FUSE_MAGIC: i64 = 0x6573_5546;
 
 /// Threads that answer the kernel.
 const FUSE_THREADS: usize = 4;
@@ -61,7 +66,8 @@ pub(super) struct Source {
 pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()> {
     config::check_mount(&mut options, &Surroundings::look())?;
     options.remap_from()?;
-    let warnings = look_around(&options)?;
+    let (warnings, is_bypassed) = look_around(&options)?;
+    inherit_restrictions(&mut options)?;
     let owner = StateOwner {
         version: 1,
         role: Role::Source,
@@ -76,41 +82,59 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
         .build()
         .context("cannot start the runtime")?;
     let tree = open_tree(&options)?;
-    let begun = start::begin(&options, tree.root_id())?;
+    let begun = start::begin(&options, tree.root_id(), is_bypassed)?;
     serve(&options, warnings, runtime, tree, begun, ready)
 }
 
 fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
     let root = sys::clone_tree(&options.dir)
         .with_context(|| format!("cannot reach below {}", options.dir.display()))?;
+    // Its handles look like those of xfs, but last only as long as its server's cache.
+    if sys::file_system_magic(root.as_fd()).is_ok_and(|magic| magic == FUSE_MAGIC) {
+        bail!(
+            "{} lies on a FUSE file system, which cannot be protected: its file handles do not \
+             last; protect the directory that its server gets its data from",
+            options.dir.display()
+        );
+    }
     let cached = usize::try_from(sys::open_files_limit() / 4)
         .unwrap_or(256)
         .min(4096);
     Tree::new(root, cached).with_context(|| {
+        let mount = Spot::of(&options.dir).map(|spot| spot.mount);
+        let fs_type = mount.map_or_else(|_| "unknown".to_owned(), |mount| mount.fs_type);
         format!(
-            "the file system of {} cannot be protected (ext2/3/4, xfs, btrfs, tmpfs and others \
-             with plain file handles can)",
+            "{} lies on a file system of type {fs_type}, which cannot be protected: its files have \
+             no lasting handles of a known form (those of ext2/3/4, xfs, btrfs, tmpfs have); protect \
+             a directory of the file system that its data comes from",
             options.dir.display()
         )
     })
 }
 
-/// Who reaches the tree beside the mount, and what lies in it unseen.
-fn look_around(options: &MountOptions) -> anyhow::Result<Vec<String>> {
-    let mut warnings = Vec::new();
-    for found in bypass::find(&options.dir) {
-        warnings.push(format!(
-            "process {} ({}) reaches {} beside the mount ({}): what it changes is not replicated; \
-             restart it",
-            found.pid,
-            found.command,
-            found.path.display(),
-            found.how
-        ));
-    }
+/// A mount never allows what the mount of the directory forbids: a set-user-id program, a device or
+/// any program on a file system mounted without them must not come to life through ours.
+fn inherit_restrictions(options: &mut MountOptions) -> anyhow::Result<()> {
+    let below = std::fs::File::open(&options.dir)
+        .and_then(|dir| sys::statvfs(dir.as_fd()))
+        .with_context(|| format!("cannot examine the mount of {}", options.dir.display()))?;
+    let flags = &mut options.flags;
+    flags.read_only |= below.f_flag & libc::ST_RDONLY != 0;
+    flags.no_suid |= below.f_flag & libc::ST_NOSUID != 0;
+    flags.no_dev |= below.f_flag & libc::ST_NODEV != 0;
+    flags.no_exec |= below.f_flag & libc::ST_NOEXEC != 0;
+    Ok(())
+}
+
+/// Who reaches the tree beside the mount, and what lies in it unseen; and whether anybody does.
+fn look_around(options: &MountOptions) -> anyhow::Result<(Vec<String>, bool)> {
+    let is_over = options.mountpoint == options.dir;
+    let found = bypass::find(&options.dir, is_over);
+    let mut warnings: Vec<String> = found.iter().map(ToString::to_string).collect();
     if options.strict_cover && !warnings.is_empty() {
         bail!("strict-cover: {}", warnings.join("; "));
     }
+    let is_bypassed = !is_over || !warnings.is_empty();
     for mount in sys::beneath_mounts(&options.dir).unwrap_or_default() {
         warnings.push(format!(
             "{} is mounted inside the directory and is neither shown nor replicated; protect it as \
@@ -121,7 +145,7 @@ fn look_around(options: &MountOptions) -> anyhow::Result<Vec<String>> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    Ok(warnings)
+    Ok((warnings, is_bypassed))
 }
 
 fn serve(
@@ -403,7 +427,13 @@ impl Running {
             // The check did not come to its end: the next mount takes it up again.
             Some(interval) if capture.is_checking() => nanoseconds(interval.after),
             _ => {
-                let last = capture.last_ctime_ns().max(nanoseconds(self.watched_since));
+                let since = nanoseconds(self.watched_since);
+                // What was changed beside the mount may be older than the last thing captured.
+                let last = if covered.bypassed {
+                    since
+                } else {
+                    capture.last_ctime_ns().max(since)
+                };
                 match left_behind {
                     // Around then the paths began to lead below: from a little before on, all that
                     // changed is looked at.

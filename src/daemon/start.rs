@@ -54,8 +54,9 @@ fn last_record_ns(journal: &Arc<Journal>) -> Option<u64> {
     reader.next().ok()?.map(|frame| frame.header().time_ns)
 }
 
-/// Opens the queue and decides what may be believed of it.
-pub(super) fn begin(options: &MountOptions, root: FileId) -> anyhow::Result<Begun> {
+/// Opens the queue and decides what may be believed of it. `bypassed`: a way beside the mount is
+/// known.
+pub(super) fn begin(options: &MountOptions, root: FileId, bypassed: bool) -> anyhow::Result<Begun> {
     let journal_options = journal::Options {
         disk_bytes_max: options.queue_disk_max,
         free_bytes_min: options.queue_free_min,
@@ -104,6 +105,7 @@ pub(super) fn begin(options: &MountOptions, root: FileId) -> anyhow::Result<Begu
         directory: options.dir.display().to_string(),
         boot,
         began_ns: sys::realtime_ns(),
+        bypassed,
         clean: None,
     };
     Ok(Begun {

@@ -204,8 +204,16 @@ pub fn umount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
 /// One line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountLine {
-    /// The file system's device as `major:minor`.
+    /// The kernel's number of the mount, unique among all mounts of all namespaces.
+    pub id: u64,
+    /// Number of the file system, `major:minor`.
     pub device: String,
+    /// Which directory of the file system is mounted.
+    pub root: PathBuf,
+    /// The group of mounts that it shares new mounts with.
+    pub shared: Option<u64>,
+    /// The group of mounts that it receives new mounts from.
+    pub master: Option<u64>,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     /// Type with subtype.
@@ -247,29 +255,50 @@ pub fn read_mounts() -> io::Result<Vec<MountLine>> {
 
 /// The mounts that a process sees, given as its directory in /proc, oldest first.
 pub fn read_mounts_of(process: &Path) -> io::Result<Vec<MountLine>> {
-    let table = std::fs::read(process.join("mountinfo"))?;
-    let mut mounts = Vec::new();
-    for line in table.split(|&b| b == b'\n') {
-        let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
-        let Some(dash) = fields.iter().position(|f| *f == b"-") else {
-            continue;
-        };
-        let (Some(device), Some(point), Some(fs_type), Some(source)) = (
-            fields.get(2),
-            fields.get(4),
-            fields.get(dash + 1),
-            fields.get(dash + 2),
-        ) else {
-            continue;
-        };
-        mounts.push(MountLine {
-            device: String::from_utf8_lossy(device).into_owned(),
-            mountpoint: std::ffi::OsString::from_vec(unescape(point)).into(),
-            fs_type: String::from_utf8_lossy(fs_type).into_owned(),
-            source: String::from_utf8_lossy(&unescape(source)).into_owned(),
-        });
-    }
-    Ok(mounts)
+    Ok(parse_mounts(&std::fs::read(process.join("mountinfo"))?))
+}
+
+/// The mounts in the text of a `/proc/PID/mountinfo`; lines of another form are passed over.
+pub fn parse_mounts(table: &[u8]) -> Vec<MountLine> {
+    table
+        .split(|&b| b == b'\n')
+        .filter_map(parse_mount)
+        .collect()
+}
+
+fn parse_mount(line: &[u8]) -> Option<MountLine> {
+    let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+    let dash = fields.iter().position(|f| *f == b"-")?;
+    let text = |at: usize| fields.get(at).map(|f| String::from_utf8_lossy(f));
+    let path = |at: usize| -> Option<PathBuf> {
+        Some(std::ffi::OsString::from_vec(unescape(fields.get(at)?)).into())
+    };
+    let group = |kind: &str| {
+        (6..dash).find_map(|at| text(at)?.strip_prefix(kind).and_then(|n| n.parse().ok()))
+    };
+    Some(MountLine {
+        id: text(0)?.parse().ok()?,
+        device: text(2)?.into_owned(),
+        root: path(3)?,
+        shared: group("shared:"),
+        master: group("master:"),
+        mountpoint: path(4)?,
+        fs_type: text(dash + 1)?.into_owned(),
+        source: String::from_utf8_lossy(&unescape(fields.get(dash + 2)?)).into_owned(),
+    })
+}
+
+/// The mount that an open file of this process was opened through, by its number.
+pub fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let info = std::fs::read(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    mount_id_in(&info).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSYS))
+}
+
+/// The number of the mount in the text of a `/proc/PID/fdinfo/N`.
+pub fn mount_id_in(info: &[u8]) -> Option<u64> {
+    let info = String::from_utf8_lossy(info);
+    let line = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    line.trim().parse().ok()
 }
 
 /// Waits until the table of mounts, opened as `/proc/self/mountinfo`, has changed since it was last

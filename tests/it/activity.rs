@@ -15,6 +15,7 @@ fn covered(clean: bool) -> Covered {
         directory: "/srv/data".into(),
         boot: "boot-1".into(),
         began_ns: BEGAN,
+        bypassed: false,
         clean: clean.then_some(Clean {
             last_ctime_ns: CTIME,
             ended_ns: ENDED,
@@ -95,4 +96,12 @@ fn the_stored_fact_reads_back_and_garbage_does_not() {
     for cut in 0..bytes.len() {
         assert_eq!(Covered::from_bytes(&bytes[..cut]), None, "cut at {cut}");
     }
+}
+
+#[test]
+fn after_a_crash_with_a_way_beside_the_mount_all_since_its_beginning_is_in_doubt() {
+    let mut last = covered(false);
+    last.bypassed = true;
+    let verdict = assess(Some(&last), &now("boot-1", ENDED, Some(90_000_000_000)));
+    assert_eq!(verdict, Verdict::DoubtAfter(BEGAN - 10_000_000_000));
 }
