@@ -19,6 +19,19 @@ pub enum TimeChange {
     To(Time),
 }
 
+/// What is to be done for a chown(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chown {
+    /// It.
+    Full,
+    /// The change time alone; the mode stays this.
+    Stamp(u32),
+    /// Nothing.
+    Nothing,
+    /// It is not permitted.
+    Refused,
+}
+
 /// The attributes that one request changes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AttrChange {
@@ -103,12 +116,13 @@ impl Capture {
         };
         let is_chown = change.uid.is_some() || change.gid.is_some();
         if is_chown || change.is_nothing() {
-            match self.judge_chown(call, fd, id, change.gid)? {
-                true => sys::chown_fd(fd, change.uid, change.gid).map_err(fail("chown"))?,
-                false if is_chown => {
+            match self.judge_chown(call, fd, id, change)? {
+                Chown::Full => sys::chown_fd(fd, change.uid, change.gid).map_err(fail("chown"))?,
+                Chown::Stamp(mode) => sys::chmod_fd(fd, mode).map_err(fail("chmod"))?,
+                Chown::Nothing => {}
+                Chown::Refused => {
                     return Err(fail("chown")(io::Error::from_raw_os_error(libc::EPERM)));
                 }
-                false => {}
             }
         }
         self.act_as_root()?;
@@ -132,31 +146,41 @@ impl Capture {
         Ok(())
     }
 
-    /// Takes the identity for a chown(2) of this file, or says that it would take set-id bits away that
-    /// only the owner may take (`setattr_prepare` in `fs/attr.c`; our kernel leaves the bits to us).
+    /// Takes the identity for a chown(2) of this file and says what is to be done. It may take set-id
+    /// bits away that only the owner may take (`setattr_prepare` in `fs/attr.c`; our kernel leaves the
+    /// bits to us).
     ///
-    /// Not for a chown that changes nothing alone, which comes when the kernel is about to write and
-    /// takes privileges first (`FUSE_HANDLE_KILLPRIV_V2`): from a stranger it then does nothing here,
-    /// and the write below takes the bits.
+    /// A change of nothing is a chown to nobody and nowhere, or comes when the kernel is about to write
+    /// and takes privileges first (`FUSE_HANDLE_KILLPRIV_V2`). The two look the same. The write below
+    /// takes the bits that have to go; so from who may keep them they stay here, and from a stranger
+    /// nothing happens.
     fn judge_chown(
         &self,
         call: &Call,
         fd: BorrowedFd<'_>,
         id: FileId,
-        new_gid: Option<u32>,
-    ) -> Result<bool, Error> {
+        change: &AttrChange,
+    ) -> Result<Chown, Error> {
         let stat = self.tree.stat_fd(fd, id)?;
-        self.act_changing(call, fd, id, new_gid)?;
+        self.act_changing(call, fd, id, change.gid)?;
         let set_id = stat.mode & (libc::S_ISUID | libc::S_ISGID);
-        if stat.is_dir() || set_id == 0 || stat.uid == call.caller.uid {
-            return Ok(true);
+        if stat.is_dir() || set_id == 0 {
+            return Ok(Chown::Full);
         }
         let rights = Credentials::of(call.caller.pid);
+        if change.is_nothing() && rights.keeps_set_id() {
+            return Ok(Chown::Stamp(stat.mode));
+        }
         let member = stat.gid == call.caller.gid || rights.is_in_group(stat.gid);
         let keeps_group = member || rights.keeps_set_id();
         let group_goes = stat.mode & libc::S_IXGRP != 0 || !keeps_group;
         let some_go = set_id & libc::S_ISUID != 0 || group_goes;
-        Ok(!some_go || rights.acts_as_owner())
+        let is_owner = stat.uid == call.caller.uid || rights.acts_as_owner();
+        Ok(match (!some_go || is_owner, change.is_nothing()) {
+            (true, _) => Chown::Full,
+            (false, true) => Chown::Nothing,
+            (false, false) => Chown::Refused,
+        })
     }
 
     /// Sets an extended attribute.

@@ -1,5 +1,6 @@
 //! Captured changes of a file's bytes.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
@@ -7,7 +8,7 @@ use crate::passthrough::{Error, OpenFile};
 use crate::sys::{self, CopyRange, FileStat};
 use crate::types::{FileId, Op, Time, limits};
 
-use super::core::{Call, Capture};
+use super::core::{Call, Capture, SetId};
 use super::order::Locked;
 
 /// A range of a file.
@@ -40,6 +41,17 @@ impl Written {
 /// fallocate modes that move bytes about: `FALLOC_FL_COLLAPSE_RANGE`, `FALLOC_FL_INSERT_RANGE`.
 const SHIFTING: i32 = libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_INSERT_RANGE;
 
+/// Where a file's capabilities are (capabilities(7)).
+const CAPABILITIES: &CStr = c"security.capability";
+
+/// A file's capabilities as its attribute holds them, if it has any.
+fn capabilities_of(file: &OpenFile) -> Option<Vec<u8>> {
+    let mut value = vec![0; 64];
+    let length = sys::getxattr(file.fd.as_fd(), CAPABILITIES, &mut value).ok()?;
+    value.truncate(length);
+    Some(value)
+}
+
 impl Capture {
     /// Writes at `offset`.
     ///
@@ -55,6 +67,10 @@ impl Capture {
         let id = file.id;
         let locked = self.lock(&[id]);
         let mode = self.act_changing(call, file.fd.as_fd(), id, None)?;
+        let kept = match call.set_id {
+            SetId::Mapped => capabilities_of(file),
+            SetId::Keep | SetId::Strip | SetId::AsCaller => None,
+        };
         let began = sys::coarse_now();
         let written = sys::pwrite(file.fd.as_fd(), data, offset).map_err(|source| Error {
             op: "write",
@@ -67,7 +83,36 @@ impl Capture {
         let written = written?;
         let op = Op::Write { id, offset };
         self.record_content(&locked, call, file, op, &data[..written]);
+        if let Some(capabilities) = kept {
+            self.restore_capabilities(&locked, call, file, &capabilities)?;
+        }
         Ok(Written::new(written, mode))
+    }
+
+    /// Writing takes a file's capabilities away; writing into a mapping of it does not, but comes here
+    /// as a write. So they are set again.
+    fn restore_capabilities(
+        &self,
+        locked: &Locked<'_>,
+        call: &Call,
+        file: &OpenFile,
+        capabilities: &[u8],
+    ) -> Result<(), Error> {
+        self.act_as_root()?;
+        let (id, fd) = (file.id, file.fd.as_fd());
+        let restored = sys::setxattr(fd, CAPABILITIES, capabilities, 0);
+        let restored = restored.map_err(|source| Error {
+            op: "setxattr",
+            id: Some(id),
+            source,
+        });
+        self.or_doubt(restored, id)?;
+        let op = Op::SetXattr {
+            id,
+            name: CAPABILITIES.to_bytes().to_vec(),
+        };
+        self.record_content(locked, call, file, op, capabilities);
+        Ok(())
     }
 
     /// Sets the size of an open file or, without one, of an inode.

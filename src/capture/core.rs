@@ -38,6 +38,8 @@ pub enum SetId {
     Strip,
     /// The kernel does not say: the caller's capabilities decide.
     AsCaller,
+    /// They stay, and file capabilities too: pages of a mapping are written back.
+    Mapped,
 }
 
 impl Call {
@@ -302,7 +304,7 @@ impl Capture {
         id: FileId,
         new_gid: Option<u32>,
     ) -> Result<u32, Error> {
-        if call.set_id == SetId::Keep {
+        if matches!(call.set_id, SetId::Keep | SetId::Mapped) {
             self.act_as(call)?;
             return Ok(0);
         }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::passthrough::{Error, Open, OpenFile};
 use crate::sys::{self, FileStat};
-use crate::types::{Body, Dentry, FileId, Name, Node, Op, RenameMode, Replaced, Xattr};
+use crate::types::{Body, Dentry, FileId, Name, Node, Op, RenameMode, Replaced, Time, Xattr};
 
 use super::core::{Call, Capture, SetId, c_name, joined};
 use super::order::Locked;
@@ -421,14 +421,18 @@ impl Capture {
         let mut path = joined(&self.tree, from_dir.as_fd(), from.1);
         path.push(0);
         path.extend(joined(&self.tree, to_dir.as_fd(), to.1));
-        sys::renameat2(
+        let began = sys::coarse_now();
+        let done = sys::renameat2(
             from_dir.as_fd(),
             &c_name(from.1),
             to_dir.as_fd(),
             &c_name(to.1),
             flags,
-        )
-        .map_err(fail)?;
+        );
+        if done.is_err() {
+            self.record_touched(&locked, call, &[from.0, to.0], began);
+        }
+        done.map_err(fail)?;
         self.note_names(moved, replaced, flags);
         if from.0 != to.0 {
             let dirs = [Some(moved), replaced].into_iter().flatten();
@@ -499,6 +503,30 @@ impl Capture {
             }
         }
         Ok(())
+    }
+
+    /// A rename that failed may have stamped its directories all the same: ext4 makes the whiteout
+    /// before it finds that it must not.
+    fn record_touched(&self, locked: &Locked<'_>, call: &Call, dirs: &[FileId], began: Time) {
+        for &dir in dirs {
+            let node = self.tree.node(dir);
+            let stat = node.and_then(|node| self.tree.stat_fd(node.as_fd(), dir));
+            if let Ok(stat) = stat
+                && stat.ctime >= began
+                && stat.nlink > 0
+            {
+                let mut body = self.body(
+                    call,
+                    Op::SetAttr {
+                        id: dir,
+                        atime: None,
+                    },
+                    Vec::new(),
+                );
+                body.after = Some(stat.attrs());
+                self.record(locked, &body, &[], &[dir]);
+            }
+        }
     }
 
     /// Tells who counts the names of files that they moved.

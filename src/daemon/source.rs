@@ -64,6 +64,7 @@ pub(super) struct Source {
 /// # Errors
 /// What stands in the way, for people.
 pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()> {
+    sys::act_without_own_limits();
     config::check_mount(&mut options, &Surroundings::look())?;
     options.remap_from()?;
     let (warnings, is_bypassed) = look_around(&options)?;

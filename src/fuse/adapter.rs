@@ -397,6 +397,11 @@ impl Filesystem for Adapter {
         let done = self
             .capture
             .rename(&call(req), (from, &name), (to, &new), flags.bits());
+        if done.is_err() {
+            // It may have stamped them, which the kernel does not expect.
+            self.invalidate_attrs(from);
+            self.invalidate_attrs(to);
+        }
         attempt!(reply, done);
         reply.ok();
     }
@@ -502,7 +507,11 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         }
         let strips = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let set_id = if strips { SetId::Strip } else { SetId::Keep };
+        let set_id = match (is_page, strips) {
+            (true, _) => SetId::Mapped,
+            (false, true) => SetId::Strip,
+            (false, false) => SetId::Keep,
+        };
         let call = Call {
             set_id,
             ..call(req)

@@ -36,8 +36,9 @@ pub use mount::{
     parse_mounts, read_mounts, read_mounts_of, umount, wait_mounts_changed,
 };
 pub use process::{
-    Credentials, boot_id, coarse_now, is_root, monotonic_ns, now, open_files_limit, random_u128,
-    ready_notify, realtime_ns, return_memory, set_umask, sync_file_system_of,
+    Credentials, act_without_own_limits, boot_id, coarse_now, is_root, monotonic_ns, now,
+    open_files_limit, random_u128, ready_notify, realtime_ns, return_memory, set_umask,
+    sync_file_system_of,
 };
 pub use shared::SharedWords;
 pub use stat::{FileStat, fstat, fstatat};

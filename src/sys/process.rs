@@ -125,6 +125,23 @@ impl Credentials {
     }
 }
 
+/// Takes from this process what it would otherwise put upon those that it acts for: its own
+/// supplementary groups, and its own limit of file sizes, as far as that may be raised. A file that is
+/// too large all the same is an error and no signal.
+pub fn act_without_own_limits() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    if let Err(error) = nix::unistd::setgroups(&[]) {
+        tracing::warn!(%error, "cannot give up the supplementary groups of this process");
+    }
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_FSIZE) {
+        // The hard limit may always be asked for.
+        let _ = setrlimit(Resource::RLIMIT_FSIZE, hard, hard);
+    }
+    // SAFETY: ignoring a signal runs no code.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
 /// How many descriptors this process may have; raises the soft limit to the hard one first.
 pub fn open_files_limit() -> u64 {
     let mut limit = libc::rlimit {

@@ -385,6 +385,12 @@ fn on_attributes(hands: &Hands<'_>, op: &Op) -> Option<Seen> {
         }
         Op::Truncate { who, len } => hands.truncate(who, *len),
         Op::Chmod { who, mode } => hands.chmod(who, *mode),
+        // To nobody, of a file with set-id bits: has a script of its own, the bits differ.
+        Op::Chown {
+            who,
+            uid: u32::MAX,
+            gid: u32::MAX,
+        } if hands.stat(who).is_ok_and(|st| st.mode & 0o6000 != 0) => 0,
         Op::Chown { who, uid, gid } => hands.chown(who, *uid, *gid),
         Op::Utimens { who, atime, mtime } => hands.utimens(who, *atime, *mtime),
         Op::SetXattr {
@@ -479,7 +485,14 @@ fn on_files(hands: &Hands<'_>, op: &Op) -> Option<Seen> {
             at,
             into,
             len,
-        } => calls::copy_file_range(fd(from), fd(to), *at, *into, *len),
+        } => match aligned_for([fd(from), fd(to)], *len) {
+            Some(rounded) if rounded != *len => {
+                let (at, into) = (at - at.rem_euclid(4096), into - into.rem_euclid(4096));
+                calls::copy_file_range(fd(from), fd(to), at, into, rounded)
+            }
+            Some(len) => calls::copy_file_range(fd(from), fd(to), *at, *into, len),
+            None => -i64::from(libc::EINVAL),
+        },
         Op::Sendfile { from, to, len } => match aligned_for([fd(from), fd(to)], *len) {
             Some(len) => calls::sendfile(fd(from), fd(to), len),
             None => -i64::from(libc::EINVAL),
@@ -490,6 +503,13 @@ fn on_files(hands: &Hands<'_>, op: &Op) -> Option<Seen> {
         },
         // Where a directory ends is a number of the file system's own, which means nothing.
         Op::Lseek { slot, whence, .. } if *whence == libc::SEEK_END && calls::is_dir(fd(slot)) => 0,
+        // Where data and holes are may differ: the position does not stay there.
+        Op::Lseek { slot, at, whence } if [libc::SEEK_DATA, libc::SEEK_HOLE].contains(whence) => {
+            let before = calls::lseek(fd(slot), 0, libc::SEEK_CUR);
+            let found = calls::lseek(fd(slot), *at, *whence);
+            calls::lseek(fd(slot), before, libc::SEEK_SET);
+            found
+        }
         Op::Lseek { slot, at, whence } => calls::lseek(fd(slot), *at, *whence),
         Op::Fsync { slot, data_only } => calls::fsync(fd(slot), *data_only),
         Op::Syncfs { slot } => calls::syncfs(fd(slot)),

@@ -8,9 +8,11 @@ mod actor;
 mod calls;
 mod explained;
 mod op;
+mod planted;
 mod random;
 mod random_calls;
 mod rig;
+mod scripts;
 #[path = "../fuse/support/mod.rs"]
 #[allow(
     dead_code,

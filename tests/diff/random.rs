@@ -321,7 +321,10 @@ impl Generator {
             7 | 8 => self.set_xattr(),
             9 => Op::RemoveXattr {
                 who: self.who(),
-                name: self.xattr_name(),
+                name: match self.rng.random_range(0..3) {
+                    0 => self.xattr_name(),
+                    _ => "user.a".to_owned(),
+                },
             },
             10 => Op::GetXattr {
                 who: self.who(),

@@ -120,7 +120,7 @@ fn random_calls(test: &str, kind: &'static str, calls: u64, with_target: bool) {
     }
     rig.print();
     eprintln!("{kind}: {calls} calls in {:?}", start.elapsed());
-    if calls >= 20_000 {
+    if calls >= 100_000 {
         let missed = CAPTURED.iter().filter(|kind| {
             rig.tallies
                 .get(*kind)
