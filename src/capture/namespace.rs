@@ -429,7 +429,7 @@ impl Capture {
             &c_name(to.1),
             flags,
         );
-        if done.is_err() {
+        if done.is_err() && flags & libc::RENAME_WHITEOUT != 0 {
             self.record_touched(&locked, call, &[from.0, to.0], began);
         }
         done.map_err(fail)?;
