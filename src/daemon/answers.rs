@@ -120,13 +120,21 @@ fn missing(source: &Source, seq: Seq) -> Option<String> {
     })
 }
 
+/// What has to be durable for everything up to now to be: known only when nothing is looked for any
+/// more, since what is found then is said in the stream behind what was captured meanwhile.
+fn goal(source: &Source) -> Option<Seq> {
+    let open = source.capture.is_checking() || source.capture.has_open_gap();
+    (!open).then(|| source.journal.end())
+}
+
 async fn wait(source: &Source, timeout_ms: Option<u64>) -> Reply {
-    let seq = source.journal.end();
+    let mut seq = goal(source);
     let mut changes = source.changes.subscribe();
     let done = async {
         loop {
             changes.mark_unchanged();
-            let reason = missing(source, seq)?;
+            seq = seq.or_else(|| goal(source));
+            let reason = missing(source, seq.unwrap_or_else(|| source.journal.end()))?;
             if source.senders.lock().is_empty() {
                 return Some(reason);
             }
@@ -141,7 +149,9 @@ async fn wait(source: &Source, timeout_ms: Option<u64>) -> Reply {
     let limit = timeout_ms.map_or(Duration::MAX, Duration::from_millis);
     let reason = match tokio::time::timeout(limit, done).await {
         Ok(reason) => reason,
-        Err(_) => missing(source, seq).or_else(|| Some("the time is over".to_owned())),
+        Err(_) => {
+            missing(source, source.journal.end()).or_else(|| Some("the time is over".to_owned()))
+        }
     };
     Reply::Waited {
         caught_up: reason.is_none(),
