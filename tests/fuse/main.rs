@@ -21,6 +21,7 @@ mod handles;
 mod hard_links;
 mod link_cuts;
 mod mirror_load;
+mod mount_options;
 mod names;
 mod namespaces;
 mod nfs_server;
