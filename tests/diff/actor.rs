@@ -12,7 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::calls::{self, Aligned, Entry, Hands};
+use super::calls::{self, Aligned, Hands};
+use super::listing::{list, seek_list};
 use super::op::{Lie, Op, Order, Report, SLOTS, Seen, StatPair, Way, Who};
 
 /// Set in the environment of an actor: the two roots, reference first, with a NUL-free separator.
@@ -262,7 +263,7 @@ fn act(sides: &mut [Side], order: &Order) -> Report {
     }
 }
 
-fn seen(ret: i64) -> Seen {
+pub(crate) fn seen(ret: i64) -> Seen {
     Seen {
         ret,
         data: Vec::new(),
@@ -270,7 +271,7 @@ fn seen(ret: i64) -> Seen {
     }
 }
 
-fn given((ret, data): (i64, Vec<u8>)) -> Seen {
+pub(crate) fn given((ret, data): (i64, Vec<u8>)) -> Seen {
     Seen {
         ret,
         data,
@@ -467,9 +468,7 @@ fn on_files(hands: &Hands<'_>, op: &Op) -> Option<Seen> {
         // Nothing to punch: some file systems then take no set-id bits away, the mount does.
         Op::Fallocate { slot, mode, at, .. }
             if mode & libc::FALLOC_FL_PUNCH_HOLE != 0
-                && hands
-                    .stat(&Who::Slot(*slot))
-                    .is_ok_and(|st| *at >= st.size as i64) =>
+                && hands.stat(&Who::Slot(*slot)).is_ok_and(|st| *at >= st.size) =>
         {
             0
         }
@@ -546,62 +545,4 @@ fn digest(bytes: &[u8]) -> Vec<u8> {
     } else {
         blake3::hash(bytes).to_hex().as_bytes().to_vec()
     }
-}
-
-/// All entries of a directory; the return value is 0 or the first error.
-pub(crate) fn entries(fd: RawFd, size: usize) -> (i64, Vec<Entry>) {
-    let mut all = Vec::new();
-    loop {
-        let got = calls::getdents(fd, size, &mut all);
-        if got <= 0 {
-            return (got, all);
-        }
-    }
-}
-
-fn shown(entries: &[Entry]) -> Vec<u8> {
-    let mut lines: Vec<Vec<u8>> = entries
-        .iter()
-        .map(|entry| {
-            [
-                entry.name.as_slice(),
-                format!(":{}\n", entry.kind).as_bytes(),
-            ]
-            .concat()
-        })
-        .collect();
-    lines.sort_unstable();
-    lines.concat()
-}
-
-fn list(hands: &Hands<'_>, path: &str, size: usize) -> Seen {
-    let fd = hands.open(path, libc::O_RDONLY | libc::O_DIRECTORY, 0);
-    if fd < 0 {
-        return seen(fd);
-    }
-    let (rc, all) = entries(fd as RawFd, size);
-    calls::close(fd as RawFd);
-    // What came before an entry that did not fit depends on the order of the file system's hash.
-    given((rc, if rc == 0 { shown(&all) } else { Vec::new() }))
-}
-
-/// Reads a directory, goes back behind its entry number `skip`, and reads the rest again: is it what
-/// followed the first time?
-fn seek_list(hands: &Hands<'_>, path: &str, size: usize, skip: usize) -> Seen {
-    let fd = hands.open(path, libc::O_RDONLY | libc::O_DIRECTORY, 0);
-    if fd < 0 {
-        return seen(fd);
-    }
-    let fd = fd as RawFd;
-    let (rc, all) = entries(fd, size);
-    let mut same = true;
-    if let Some(entry) = all.get(skip.min(all.len().saturating_sub(1))) {
-        let at = all.iter().position(|e| e == entry).unwrap_or(0) + 1;
-        let moved = calls::lseek(fd, entry.next, libc::SEEK_SET);
-        let (_, rest) = entries(fd, size);
-        let names = |list: &[Entry]| list.iter().map(|e| e.name.clone()).collect::<Vec<_>>();
-        same = moved >= 0 && names(&rest) == names(&all[at..]);
-    }
-    calls::close(fd);
-    given((rc, format!("rest is the same: {same}").into_bytes()))
 }

@@ -7,6 +7,7 @@
 mod actor;
 mod calls;
 mod explained;
+mod listing;
 mod op;
 mod planted;
 mod random;

@@ -240,7 +240,7 @@ impl Rig {
             let after = [REFERENCE, MOUNT, LOWER].map(|tree| self.stat(tree, key));
             self.compare_stats(&what, Some(before), &after, &mut found);
         }
-        if op.concerns_xattrs() || self.calls % 16 == 0 {
+        if op.concerns_xattrs() || self.calls.is_multiple_of(16) {
             for key in keys.iter().filter(|key| !key.1) {
                 self.compare_xattrs(&key.0, &mut found);
             }
@@ -549,7 +549,7 @@ impl Rig {
         let Some(fd) = calls::own(RawFd::try_from(fd).unwrap_or(-1)) else {
             return Vec::new();
         };
-        super::actor::entries(fd.as_raw_fd(), 32 << 10).1
+        super::listing::entries(fd.as_raw_fd(), 32 << 10).1
     }
 
     fn content(&self, tree: usize, path: &str) -> String {

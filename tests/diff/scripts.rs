@@ -94,12 +94,11 @@ fn set_ids(script: &mut Script<'_>) {
         person("root without fsetid"),
         person("dac_override"),
     ];
-    let access = [libc::O_WRONLY, libc::O_RDWR];
     let mut number = 0;
     for mode in [0o6777, 0o2767, 0o2777, 0o4777, 0o777] {
         for gid in [3003, 3004, ALICE] {
             for &writer in &writers {
-                for way in 0..6 {
+                for way in 0..6usize {
                     number += 1;
                     let name = format!("f{number}");
                     script.plant(&name, gid, mode);
@@ -118,7 +117,8 @@ fn set_ids(script: &mut Script<'_>) {
                     }
                     match way {
                         0 | 1 => {
-                            script.open(writer, 0, &name, access[way]);
+                            let access = [libc::O_WRONLY, libc::O_RDWR][way.min(1)];
+                            script.open(writer, 0, &name, access);
                             script.write(writer, 0, 10, 100);
                         }
                         2 => script.run(writer, Op::Truncate { who, len: 10 }),
