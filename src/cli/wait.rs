@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -68,13 +69,42 @@ fn no(reason: &str) -> anyhow::Result<Outcome> {
     Ok(Outcome::No)
 }
 
+/// How long requests under way are waited for, at most: under a steady load there always are some,
+/// and those that were there before are done long before this.
+const REQUESTS_MAX_NS: u64 = 5_000_000_000;
+
+/// Newer kernels (6.16) do not wait for the write-back of FUSE pages in syncfs(2), they only begin it. So
+/// this waits until no request to the file system is under way (fusectl; without it nothing is known).
+fn await_requests(mount: &Path) {
+    let mounts = sys::read_mounts().unwrap_or_default();
+    let Some(ours) = mounts.iter().rev().find(|m| m.mountpoint == mount) else {
+        return;
+    };
+    let Some((_, minor)) = ours.device.split_once(':') else {
+        return;
+    };
+    let Ok(waiting) = sys::fuse_requests(minor) else {
+        return;
+    };
+    let until = sys::monotonic_ns().saturating_add(REQUESTS_MAX_NS);
+    while sys::monotonic_ns() < until {
+        let mut count = [0; 16];
+        match waiting.read_at(&mut count, 0) {
+            Ok(length) if count[..length].trim_ascii() != b"0" => std::thread::yield_now(),
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
 /// Has the kernel write back what shared mappings changed; false when the time is over first. The
 /// thread of a flush that hangs is left behind and ends with this process.
 fn flush(mount: &Path, deadline: Deadline) -> anyhow::Result<bool> {
     let (done, result) = mpsc::channel();
     let path = mount.to_owned();
     sync::spawn("dfs-flush", move || {
-        let _ = done.send(sys::sync_file_system_of(&path));
+        let synced = sys::sync_file_system_of(&path);
+        await_requests(&path);
+        let _ = done.send(synced);
     })
     .context("cannot start a thread")?;
     let answer = match deadline.left() {

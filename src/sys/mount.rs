@@ -188,6 +188,21 @@ pub fn mount_fuse(device: BorrowedFd<'_>, mountpoint: &Path, how: &FuseMount) ->
     }
 }
 
+/// A file of fusectl that counts the requests to a FUSE connection (by the minor number of its device)
+/// that wait or are under way. It is reached through a mount of fusectl that nobody else sees.
+pub fn fuse_requests(minor: &str) -> io::Result<std::fs::File> {
+    let name = CString::new(format!("{minor}/waiting"))
+        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: the name ends with NUL.
+    let context = fd_of(unsafe { libc::syscall(libc::SYS_fsopen, c"fusectl".as_ptr(), 1) })?;
+    let context = std::os::fd::AsFd::as_fd(&context);
+    fsconfig(context, FSCONFIG_CMD_CREATE, c"", None)?;
+    // SAFETY: plain call on an open descriptor.
+    let mount = fd_of(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?;
+    let file = super::openat(std::os::fd::AsFd::as_fd(&mount), &name, libc::O_RDONLY, 0)?;
+    Ok(file.into())
+}
+
 /// umount2(2) with `UMOUNT_NOFOLLOW`; `lazy` detaches at once (`MNT_DETACH`).
 pub fn umount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
     let path = c_path(mountpoint)?;
