@@ -1,8 +1,7 @@
 //! `doppelfs wait --caught-up`.
 
 use anyhow::Context;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -83,13 +82,12 @@ fn await_requests(mount: &Path) {
     let Some((_, minor)) = ours.device.split_once(':') else {
         return;
     };
-    let Ok(waiting) = sys::fuse_requests(minor) else {
-        return;
-    };
     let until = sys::monotonic_ns().saturating_add(REQUESTS_MAX_NS);
     while sys::monotonic_ns() < until {
         let mut count = [0; 16];
-        match waiting.read_at(&mut count, 0) {
+        // Each look opens it anew: it cannot be rewound.
+        let read = sys::fuse_requests(minor).and_then(|mut waiting| waiting.read(&mut count));
+        match read {
             Ok(length) if count[..length].trim_ascii() != b"0" => std::thread::yield_now(),
             Ok(_) | Err(_) => return,
         }
