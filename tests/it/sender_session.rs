@@ -149,11 +149,12 @@ fn a_new_target_is_sent_a_mirror_from_its_beginning() {
         assert!(start.jump);
         assert_eq!(start.after, Seq(1));
         assert_eq!(actor.batch().await, [2]);
+        // While the target still listens: the sender sees at once when it goes.
+        let state = sender.state();
+        assert_eq!(state.link, Link::Connected);
+        assert_eq!(state.data, DataState::Mirroring);
+        assert_eq!(state.replica_path.as_deref(), Some("/srv/replica"));
     });
-    let state = sender.state();
-    assert_eq!(state.link, Link::Connected);
-    assert_eq!(state.data, DataState::Mirroring);
-    assert_eq!(state.replica_path.as_deref(), Some("/srv/replica"));
     assert_eq!(source.journal.cursor("conn-1"), Some(Seq(1)));
 }
 
