@@ -6,6 +6,7 @@
 
 mod actor;
 mod calls;
+mod changing_lists;
 mod explained;
 mod listing;
 mod op;

@@ -34,6 +34,7 @@ mod refusals;
 mod refusals_target;
 mod remap_links;
 mod restart;
+mod running_programs;
 mod samba_server;
 mod scale;
 mod support;
