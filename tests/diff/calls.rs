@@ -515,6 +515,10 @@ pub(crate) fn is_direct(fd: RawFd) -> bool {
 /// not begin at one.
 pub(crate) fn align_position(fd: RawFd, unit: i64) -> bool {
     let appends = call!(libc::fcntl(fd, libc::F_GETFL)) & i64::from(libc::O_APPEND) != 0;
+    if is_dir(fd) {
+        // Where a directory ends means nothing; nothing is copied from or to one anyway.
+        return true;
+    }
     if appends {
         return lseek(fd, 0, libc::SEEK_END) % unit == 0;
     }

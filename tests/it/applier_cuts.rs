@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 
 use doppelfs::applier::{DataState, Start};
-use doppelfs::types::Seq;
+use doppelfs::types::{Remap, Seq};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::applier_kills::{OPS, check, strict_rig};
+use super::applier_kills::{OPS, check, sim, strict_rig_on};
 use super::applier_model::Source;
 use super::applier_rig::{Rig, count_failures, for_seeds};
 use super::applier_world::{Depth, Planted, SimReplica, World, difference};
@@ -68,10 +68,19 @@ fn come_up(rig: &mut Rig<SimReplica>, rng: &mut StdRng, when: &str) {
     }
 }
 
-fn cut_everywhere(seed: u64, planted: Planted) {
+/// Rewrites half of the model's links.
+fn remap() -> Remap {
+    Remap {
+        from: vec!["/srv/set".into()],
+        to: "/replicas/set".into(),
+    }
+}
+
+fn cut_everywhere(seed: u64, planted: Planted, remap: Option<Remap>) {
     let mut source = Source::new(seed);
     let mut rng = StdRng::seed_from_u64(seed ^ 0xc07);
-    let mut rig = strict_rig(&mut source);
+    let replica = SimReplica { remap, ..sim() };
+    let mut rig = strict_rig_on(&mut source, replica);
     rig.applier().checkpoint_now().unwrap();
     rig.replica.disk.lock().unwrap().planted = planted;
     let mut past = Past(VecDeque::new());
@@ -95,14 +104,15 @@ fn cut_everywhere(seed: u64, planted: Planted) {
         let applied = rig.applier().applied();
         let then = past
             .at(applied)
-            .unwrap_or_else(|| panic!("{when}: no prefix {applied}"));
+            .unwrap_or_else(|| panic!("{when}: no prefix {applied}"))
+            .remapped(rig.replica.remap.as_ref());
         let disk = rig.replica.disk.lock().unwrap().clone();
-        if let Some(what) = difference(then, &disk.live, Depth::Names) {
+        if let Some(what) = difference(&then, &disk.live, Depth::Names) {
             panic!("{when}: replica is not prefix {applied}: {what}");
         }
         let state = rig.applier().data_state();
         if state == DataState::Ok
-            && let Some(what) = difference(then, &disk.live, Depth::All)
+            && let Some(what) = difference(&then, &disk.live, Depth::All)
         {
             panic!("{when}: replica says ok and is not prefix {applied}: {what}");
         }
@@ -117,14 +127,22 @@ fn cut_everywhere(seed: u64, planted: Planted) {
 
 #[test]
 fn host_cut_at_every_operation_recovers_a_prefix() {
-    for_seeds(3, 40, |seed| cut_everywhere(seed, Planted::Nothing));
+    for_seeds(3, 40, |seed| cut_everywhere(seed, Planted::Nothing, None));
+}
+
+#[test]
+fn host_cut_at_every_operation_recovers_a_prefix_of_remapped_links() {
+    for_seeds(5, 20, |seed| {
+        cut_everywhere(seed, Planted::Nothing, Some(remap()));
+    });
 }
 
 /// As above with longer ways between cuts, so that more is redone.
-fn cut_rarely(seed: u64, planted: Planted) {
+fn cut_rarely(seed: u64, planted: Planted, remap: Option<Remap>) {
     let mut source = Source::new(seed);
     let mut rng = StdRng::seed_from_u64(seed ^ 0xc08);
-    let mut rig = strict_rig(&mut source);
+    let replica = SimReplica { remap, ..sim() };
+    let mut rig = strict_rig_on(&mut source, replica);
     rig.applier().checkpoint_now().unwrap();
     rig.replica.disk.lock().unwrap().planted = planted;
     for index in 0..OPS {
@@ -149,19 +167,28 @@ fn cut_rarely(seed: u64, planted: Planted) {
 
 #[test]
 fn host_cut_long_after_a_checkpoint_recovers_a_prefix() {
-    for_seeds(4, 60, |seed| cut_rarely(seed, Planted::Nothing));
+    for_seeds(4, 60, |seed| cut_rarely(seed, Planted::Nothing, None));
+}
+
+#[test]
+fn host_cut_long_after_a_checkpoint_redoes_remapped_links() {
+    for_seeds(6, 30, |seed| {
+        cut_rarely(seed, Planted::Nothing, Some(remap()));
+    });
 }
 
 #[test]
 fn planted_sync_that_does_nothing_is_found() {
-    let found = count_failures(0..10, |seed| cut_everywhere(seed, Planted::SyncIsALie));
+    let found = count_failures(0..10, |seed| {
+        cut_everywhere(seed, Planted::SyncIsALie, None)
+    });
     assert!(found >= 9, "found in {found} of 10");
 }
 
 #[test]
 fn planted_loss_in_the_middle_of_the_prefix_is_found() {
     let found = count_failures(0..10, |seed| {
-        cut_everywhere(seed, Planted::CutLosesTheMiddle)
+        cut_everywhere(seed, Planted::CutLosesTheMiddle, None)
     });
     assert!(found >= 9, "found in {found} of 10");
 }

@@ -26,7 +26,12 @@ pub fn sim() -> SimReplica {
 
 /// A replica that is exact and strict: the empty tree, mirrored.
 pub fn strict_rig(source: &mut Source) -> Rig<SimReplica> {
-    let mut rig = Rig::new(sim());
+    strict_rig_on(source, sim())
+}
+
+/// As [`strict_rig`], on this disk.
+pub fn strict_rig_on(source: &mut Source, replica: SimReplica) -> Rig<SimReplica> {
+    let mut rig = Rig::new(replica);
     let position = Position {
         history: HISTORY,
         seq: Seq::ZERO,
@@ -45,7 +50,8 @@ pub fn strict_rig(source: &mut Source) -> Rig<SimReplica> {
 
 pub fn check(source: &Source, rig: &Rig<SimReplica>, depth: Depth, when: &str) {
     let disk = rig.replica.disk.lock().unwrap();
-    if let Some(what) = difference(&source.world, &disk.live, depth) {
+    let wanted = source.world.remapped(rig.replica.remap.as_ref());
+    if let Some(what) = difference(&wanted, &disk.live, depth) {
         panic!("{when}: source and replica differ: {what}");
     }
 }

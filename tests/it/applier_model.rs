@@ -177,7 +177,8 @@ impl Source {
         let node = match self.rng.random_range(0..10) {
             0..5 => Node::File,
             5..8 => Node::Dir,
-            8 => Node::Symlink(b"some/where".to_vec()),
+            8 if self.seq.0.is_multiple_of(2) => Node::Symlink(b"some/where".to_vec()),
+            8 => Node::Symlink(b"/srv/set/some/where".to_vec()),
             _ => Node::Fifo,
         };
         let ino = self.world.create(dir, &name, &node).ok()?;

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use doppelfs::applier::{Inode, InodeKind, Marker, Moving, Object, Place, Range, Replica, Syncer};
-use doppelfs::types::{Attrs, Name, Node, Remap, Time, Xattr};
+use doppelfs::types::{Attrs, LINK_XATTR, Name, Node, Remap, Time, Xattr};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -117,6 +117,23 @@ impl World {
             size: thing.data.len() as u64,
             mtime: thing.mtime,
         })
+    }
+
+    /// What a replica looks like whose links are rewritten.
+    pub fn remapped(&self, remap: Option<&Remap>) -> World {
+        let mut world = self.clone();
+        let Some(remap) = remap else {
+            return world;
+        };
+        for thing in world.things.values_mut() {
+            if let Node::Symlink(target) = &mut thing.node
+                && let Some(here) = remap.rewritten(target)
+            {
+                let there = std::mem::replace(target, here);
+                thing.xattrs.insert(LINK_XATTR.to_vec(), there);
+            }
+        }
+        world
     }
 
     pub fn lookup(&self, dir: u64, name: &Name) -> io::Result<Option<u64>> {
