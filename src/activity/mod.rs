@@ -10,9 +10,9 @@
 //! | row | last run | now | then |
 //! |---|---|---|---|
 //! | A | none | | new source, new history, full mirror |
-//! | B | ended cleanly | same directory, the clock is not behind | same history; what changed since is in doubt |
+//! | B | ended cleanly | same directory, the clock is not behind | same history; what changed since is in doubt (where a way beside the mount was known: since it began) |
 //! | C | ended cleanly | same directory, the clock went back | same history; everything is in doubt |
-//! | D | did not end, same boot | same directory | same history (the page cache kept the journal); what changed since shortly before the last record is in doubt |
+//! | D | did not end, same boot | same directory | same history (the page cache kept the journal); what changed since shortly before the last record is in doubt; where a way beside the mount was known, since shortly before it began |
 //! | E | did not end, other boot | same directory | new history: records may be lost that a target has; full mirror |
 //! | F | any | another directory, or the journal misses records | new history, full mirror |
 //!

@@ -38,6 +38,8 @@ pub(super) enum Bypass {
     },
     /// There were too many open files to look at all.
     Unfinished,
+    /// It cannot be told which mount the directory lies on, and so nothing of the others.
+    Unknown(String),
 }
 
 /// A process, for people.
@@ -80,6 +82,11 @@ impl fmt::Display for Bypass {
                 "more than {FILES_MAX} files are open on this machine; not all were looked at for \
                  some that lead beside the mount"
             ),
+            Bypass::Unknown(reason) => write!(
+                f,
+                "cannot tell which mount the directory lies on ({reason}): whether somebody reaches \
+                 it beside the mount is not known; is /proc mounted?"
+            ),
         }
     }
 }
@@ -94,8 +101,9 @@ const FILES_MAX: usize = 500_000;
 /// `dir` or below; at most 16 are named. `is_over`: the mount will lie over `dir` itself, so that the
 /// path `dir`, and wherever the kernel propagates it to, does not lead beside it.
 pub(super) fn find(dir: &Path, is_over: bool) -> Vec<Bypass> {
-    let Ok(spot) = Spot::of(dir) else {
-        return Vec::new();
+    let spot = match Spot::of(dir) {
+        Ok(spot) => spot,
+        Err(e) => return vec![Bypass::Unknown(e.to_string())],
     };
     let mut search = Search {
         spot,
@@ -242,7 +250,7 @@ impl Search {
         let maps = fs::read(proc.join("maps")).unwrap_or_default();
         let mut files = mapped(&maps).into_iter();
         let path = files.find(|path| self.is_below(table, path))?;
-        Some(("mapped file", path.to_path_buf()))
+        Some(("mapped file", path))
     }
 
     fn is_below(&self, table: &[MountLine], path: &Path) -> bool {

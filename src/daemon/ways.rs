@@ -1,11 +1,11 @@
 //! Where a directory lies in its file system, and which mounts lead there without ours.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys::{self, MountLine};
@@ -124,13 +124,28 @@ pub(super) fn nearest<'a>(table: &'a [MountLine], path: &Path) -> Option<&'a Mou
     around.max_by_key(|mount| mount.mountpoint.as_os_str().len())
 }
 
-/// The file names in the text of a `/proc/PID/maps`.
-pub(super) fn mapped(maps: &[u8]) -> HashSet<&Path> {
+/// The file names in the text of a `/proc/PID/maps`. A newline in a name is `\\012` there, and so is a
+/// backslash followed by these digits (proc_pid_maps(5)): such a name is given both ways.
+pub(super) fn mapped(maps: &[u8]) -> HashSet<PathBuf> {
     let lines = maps.split(|&b| b == b'\n');
     lines
         .filter_map(|line| {
             let at = line.iter().position(|&b| b == b'/')?;
-            Some(Path::new(OsStr::from_bytes(&line[at..])))
+            Some(&line[at..])
         })
+        .flat_map(|name| [name.to_vec(), with_newlines(name)])
+        .map(|name| PathBuf::from(OsString::from_vec(name)))
         .collect()
+}
+
+fn with_newlines(name: &[u8]) -> Vec<u8> {
+    const NEWLINE: &[u8] = b"\\012";
+    let mut plain = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((&byte, after)) = rest.split_first() {
+        let newline = rest.strip_prefix(NEWLINE);
+        plain.push(if newline.is_some() { b'\n' } else { byte });
+        rest = newline.unwrap_or(after);
+    }
+    plain
 }
