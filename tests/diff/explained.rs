@@ -1,6 +1,7 @@
 //! The differences that are known, each with its reason; each is also a row of docs/differences.md.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::op::Op;
@@ -110,16 +111,31 @@ const ROWS: [Row; 10] = [
 #[derive(Debug, Default)]
 pub(crate) struct Explained {
     counts: BTreeMap<String, u64>,
+    /// Times of inodes (numbers on the reference) that differ for a reason, until they agree again.
+    apart: RefCell<BTreeSet<(u64, &'static str)>>,
 }
 
 impl Explained {
     /// Is this difference known?
     pub(crate) fn covers(&mut self, op: &Op, ret: i64, found: &Difference) -> bool {
+        let is_time = is_change_time(found) && found.between == Between::Trees && found.ino != 0;
+        let key = (found.ino, found.field);
         let row = ROWS.iter().find(|row| (row.covers)(op, ret, found));
-        if let Some(row) = row {
-            *self.counts.entry(row.reason.to_owned()).or_default() += 1;
+        let reason = match row {
+            Some(row) => row.reason,
+            None if is_time && self.apart.borrow().contains(&key) => "a time that differed before",
+            None => return false,
+        };
+        if is_time {
+            self.apart.borrow_mut().insert(key);
         }
-        row.is_some()
+        *self.counts.entry(reason.to_owned()).or_default() += 1;
+        true
+    }
+
+    /// This is the same on both.
+    pub(crate) fn agree(&self, ino: u64, field: &'static str) {
+        self.apart.borrow_mut().remove(&(ino, field));
     }
 
     /// A call that is always refused was refused.

@@ -159,7 +159,7 @@ fn random_calls_follow_to_the_replica() {
     random_calls(
         "random_calls_follow_to_the_replica",
         "ext4",
-        calls().min(20_000),
+        calls().min(100_000),
         true,
     );
 }

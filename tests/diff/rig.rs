@@ -38,6 +38,8 @@ pub(crate) struct Difference {
     pub(crate) seen: String,
     /// Its type bits, where it is an inode.
     pub(crate) kind: u32,
+    /// Its number on the reference, where it is an inode.
+    pub(crate) ino: u64,
 }
 
 /// How often a call was made and what it said.
@@ -115,7 +117,7 @@ pub(crate) struct Rig {
 }
 
 /// How many calls are shown when something differs.
-const HISTORY: usize = 24;
+const HISTORY: usize = 60;
 
 /// Places in [`Rig::roots`].
 const REFERENCE: usize = 0;
@@ -337,6 +339,7 @@ impl Rig {
                     expected,
                     seen,
                     kind: 0,
+                    ino: 0,
                 });
             }
         };
@@ -376,7 +379,7 @@ impl Rig {
         after: &Triple,
         found: &mut Vec<Difference>,
     ) {
-        let kind = after[0].map_or(0, |st| st.mode & libc::S_IFMT);
+        let (kind, ino) = after[0].map_or((0, 0), |st| (st.mode & libc::S_IFMT, st.ino));
         let mut differ = |between, field, expected: String, seen: String| {
             if expected != seen {
                 found.push(Difference {
@@ -386,6 +389,7 @@ impl Rig {
                     expected,
                     seen,
                     kind,
+                    ino,
                 });
             }
         };
@@ -396,6 +400,9 @@ impl Rig {
                     .into_iter()
                     .zip(shown_fields(mount, was(1)));
                 for ((field, expected), (_, seen)) in pairs {
+                    if expected == seen {
+                        self.explained.agree(ino, field);
+                    }
                     differ(Between::Trees, field, expected, seen);
                 }
             }
@@ -451,6 +458,7 @@ impl Rig {
                     expected: show_xattrs(expected),
                     seen: show_xattrs(&mount),
                     kind: 0,
+                    ino: 0,
                 });
             }
         };
@@ -476,6 +484,7 @@ impl Rig {
                 expected,
                 seen,
                 kind: libc::S_IFDIR,
+                ino: 0,
             };
             if names(&lists[REFERENCE]) != names(&lists[MOUNT]) {
                 let shown = |list: &[calls::Entry]| format!("{:?}", names(list));
@@ -534,6 +543,7 @@ impl Rig {
                         expected: hashes[other].clone(),
                         seen: hashes[MOUNT].clone(),
                         kind: libc::S_IFREG,
+                        ino: 0,
                     });
                 }
             }
