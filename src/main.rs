@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let entrances = cli::Entrances {
+        probe: daemon::probe_source,
         source: daemon::run_source,
         target: daemon::run_target,
     };

@@ -361,6 +361,8 @@ impl Capture {
                 tracing::warn!(?name, "entry on another file system is not followed");
                 Ok(None)
             }
+            // Removed beside the mount.
+            Err(e) if e.errno() == libc::ENOENT => Ok(None),
             Err(e) => Err(e),
         }
     }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::args::MountArgs;
-use super::run::{Entrances, Outcome};
+use super::run::{Entrances, Outcome, explained};
 use crate::config::{
     MountOptions, Role, Settings, StateOwner, Surroundings, check_mount, claim_state,
 };
@@ -70,8 +70,8 @@ pub(super) fn mount(
     match serve_or_start(args, run_dir, entrances, &ready) {
         Ok(()) => Ok(Outcome::Yes),
         // In the background the parent prints it; the log keeps it, too.
-        Err(error) if ready.refuse(&format!("{error:#}")) => {
-            let _ = writeln!(std::io::stderr(), "doppelfs: {error:#}");
+        Err(error) if ready.refuse(&explained(&error)) => {
+            let _ = writeln!(std::io::stderr(), "doppelfs: {}", explained(&error));
             Ok(Outcome::Told)
         }
         Err(error) => Err(error),
@@ -87,6 +87,7 @@ fn serve_or_start(
     let settings = settings(args, run_dir)?;
     let mut options = MountOptions::new(&args.dir, args.mountpoint.as_deref(), &settings)?;
     check_mount(&mut options, &Surroundings::look())?;
+    (entrances.probe)(&options)?;
     let owner = StateOwner::new(Role::Source, options.set.as_str(), &options.dir);
     claim_state(&options.state_dir, &owner)?;
     if options.foreground || args.ready_on_stdin {

@@ -20,6 +20,8 @@ use crate::types::SetName;
 /// The doors of the rooms that a command line leads to.
 #[derive(Debug, Clone, Copy)]
 pub struct Entrances {
+    /// Says why a directory cannot be protected, before anything is claimed for it.
+    pub probe: fn(&MountOptions) -> anyhow::Result<()>,
     /// Protects a directory until it is unmounted.
     pub source: fn(MountOptions, Ready) -> anyhow::Result<()>,
     /// Serves a target until it is told to end.
@@ -69,10 +71,24 @@ pub fn run(words: impl IntoIterator<Item = OsString>, entrances: &Entrances) -> 
         // Who reads our output has had enough, as `head` does.
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            let _ = writeln!(std::io::stderr(), "doppelfs: {e:#}");
+            let _ = writeln!(std::io::stderr(), "doppelfs: {}", explained(&e));
             ExitCode::from(2)
         }
     }
+}
+
+/// An error and what caused it, each said once: many errors name their cause already.
+pub(super) fn explained(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+        text
+    })
 }
 
 /// The parser's message under our name, with the flag that was perhaps meant: the parser itself

@@ -74,6 +74,25 @@ pub enum MountRefusal {
         /// The directory to protect.
         dir: PathBuf,
     },
+    /// A protected directory lies inside of it, and would be hidden or written beside its mount.
+    #[error(
+        "{inner} inside of {dir} is protected already, and a file cannot belong to two sets; unmount \
+         it first (`doppelfs umount {inner}`): its files are part of {dir}"
+    )]
+    AroundProtected {
+        /// The directory to protect, or the mount point.
+        dir: PathBuf,
+        /// The mount inside of it.
+        inner: PathBuf,
+    },
+    /// A path that the program's records cannot hold.
+    #[error("the {what} {path:?} is not UTF-8; rename it (names of files inside may be anything)")]
+    NotText {
+        /// Which one.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
     /// Another worker has the name.
     #[error(
         "a set named {set:?} is mounted already (run directory {run_dir}); give another name with \
@@ -134,7 +153,27 @@ pub fn check_mount(options: &mut MountOptions, around: &Surroundings) -> Result<
         return Err(MountRefusal::RootDirectory);
     }
     options.mountpoint = real_directory(&options.mountpoint, around)?;
+    for dir in [&options.dir, &options.mountpoint] {
+        if let Some(inner) = around.mounts.iter().find(|inner| inner.starts_with(dir)) {
+            return Err(MountRefusal::AroundProtected {
+                dir: dir.clone(),
+                inner: inner.clone(),
+            });
+        }
+    }
     check_places(options)?;
+    let texts = [
+        ("directory", &options.dir),
+        ("mount point", &options.mountpoint),
+        ("state directory", &options.state_dir),
+        ("queue directory", &options.queue_dir),
+    ];
+    if let Some((what, path)) = texts.into_iter().find(|(_, path)| path.to_str().is_none()) {
+        return Err(MountRefusal::NotText {
+            what,
+            path: path.clone(),
+        });
+    }
     let service = Service::Set(options.set.clone());
     if control::Server::is_running(&options.run_dir, &service) {
         return Err(MountRefusal::NameInUse {

@@ -20,5 +20,5 @@ mod start;
 mod target;
 mod ways;
 
-pub use source::run_source;
+pub use source::{probe_source, run_source};
 pub use target::run_target;

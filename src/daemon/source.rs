@@ -75,6 +75,8 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
         name: options.set.to_string(),
         path: options.dir.clone(),
     };
+    // A directory that cannot be protected leaves no claim behind.
+    let tree = open_tree(&options)?;
     config::claim_state(&options.state_dir, &owner)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -82,9 +84,16 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let tree = open_tree(&options)?;
     let begun = start::begin(&options, tree.root_id(), is_bypassed)?;
     serve(&options, warnings, runtime, tree, begun, ready)
+}
+
+/// Can the directory be protected? Changes nothing.
+///
+/// # Errors
+/// Why not, for people.
+pub fn probe_source(options: &MountOptions) -> anyhow::Result<()> {
+    open_tree(options).map(drop)
 }
 
 fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
@@ -143,10 +152,35 @@ fn look_around(options: &MountOptions) -> anyhow::Result<(Vec<String>, bool)> {
             mount.display()
         ));
     }
+    warnings.extend(subvolumes_within(&options.dir));
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
     Ok((warnings, is_bypassed))
+}
+
+/// Subvolumes of btrfs inside the directory, each with what becomes of it.
+fn subvolumes_within(dir: &Path) -> Vec<String> {
+    let found = std::fs::File::open(dir).and_then(|dir| sys::btrfs_subvolumes_in(dir.as_fd()));
+    match found {
+        Ok(found) => found
+            .iter()
+            .map(|inside| {
+                format!(
+                    "{} is a subvolume inside the directory and is neither shown nor replicated \
+                     (opening it gives EXDEV); protect it as a set of its own",
+                    dir.join(inside).display()
+                )
+            })
+            .collect(),
+        // Not btrfs, or a kernel that cannot tell.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTTY | libc::EOPNOTSUPP)) => Vec::new(),
+        Err(e) => vec![format!(
+            "cannot tell whether subvolumes lie inside of {} ({e}); what is in them is neither shown \
+             nor replicated",
+            dir.display()
+        )],
+    }
 }
 
 fn serve(

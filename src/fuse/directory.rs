@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, Request};
 
-use crate::passthrough::{Error, Open, OpenDir};
+use crate::passthrough::{Error, Open, OpenDir, UNFOLLOWED};
 use crate::sys::{self, Credentials, EntryType};
 use crate::types::{FileId, Name};
 
@@ -116,7 +116,16 @@ impl Adapter {
         reply: &mut ReplyDirectory,
     ) -> Result<(), Error> {
         use std::os::unix::ffi::OsStrExt;
-        self.walk(number, offset, |_, entry| {
+        let tree = self.capture.tree();
+        self.walk(number, offset, |dir, entry| {
+            if entry.kind == EntryType::Dir
+                && tree.may_hold_subvolumes()
+                && let Ok(name) = Name::new(entry.name)
+                && let Err(e) = tree.entry_id_at(dir.fd.as_fd(), dir.id, &name)
+                && e.errno() == UNFOLLOWED
+            {
+                return Ok(true);
+            }
             let name = std::ffi::OsStr::from_bytes(entry.name);
             Ok(!reply.add(INodeNo(entry.ino), entry.next, fuse_type(entry.kind), name))
         })
@@ -143,7 +152,7 @@ impl Adapter {
             let (id, stat) = match tree.lookup_at(dir.fd.as_fd(), dir.id, &c_name) {
                 Ok(found) => found,
                 // Removed meanwhile, or on another file system: not listed.
-                Err(e) if e.errno() == libc::ENOENT => return Ok(true),
+                Err(e) if [libc::ENOENT, UNFOLLOWED].contains(&e.errno()) => return Ok(true),
                 Err(e) => return Err(e),
             };
             let attr = reply::attr(&stat, self.nodes.number(id));

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::tree::{Error, Tree, c_name};
+use super::tree::{Error, Tree, UNFOLLOWED, c_name};
 use crate::sync::{Mutex, Rank};
 use crate::sys::{self, EntryType};
 use crate::types::{FileId, Ino, Name};
@@ -194,7 +194,7 @@ impl Members {
                 match tree.lookup_at(fd.as_fd(), dir, &c_name(&name)) {
                     Ok((id, stat)) if stat.is_dir() => dirs.push(id),
                     Ok((id, _)) => files.push(id.ino),
-                    Err(e) if e.errno() == libc::ENOENT => {}
+                    Err(e) if [libc::ENOENT, UNFOLLOWED].contains(&e.errno()) => {}
                     Err(e) => return Err(e),
                 }
             }

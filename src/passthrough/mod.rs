@@ -13,7 +13,7 @@
 //!
 //! # Invariants
 //! Nothing outside the tree of the root's own file system is reachable by name: an entry with another
-//! `st_dev` (a btrfs subvolume) is not followed. What is mounted over or inside the tree is invisible.
+//! `st_dev` (a btrfs subvolume) is not followed ([`UNFOLLOWED`]). What is mounted over or inside the tree is invisible.
 //! By number alone ([`Tree::find`]) an inode is found that may lie outside; [`Found::is_inside`] and
 //! [`Members`] tell, and nobody serves it before they do.
 //!

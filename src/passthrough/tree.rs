@@ -36,8 +36,10 @@ impl Error {
     }
 }
 
-/// The errno for an entry that lies on another file system or subvolume: it does not exist here.
-pub const UNFOLLOWED: i32 = libc::ENOENT;
+/// The errno for an entry that lies on another file system or subvolume: it has a name here, and no
+/// more. Not `ENOENT`: programs take that for an entry that has just been removed, and go on silently
+/// without it.
+pub const UNFOLLOWED: i32 = libc::EXDEV;
 
 const SHARDS: usize = 8;
 
@@ -50,7 +52,7 @@ pub struct Tree {
     codec: HandleCodec,
     is_whole: bool,
     stamps_reads: bool,
-    hides_trusted: bool,
+    is_btrfs: bool,
     members: Members,
     removed: Removed,
     cache: Vec<Mutex<LruCache<FileId, Arc<OwnedFd>>>>,
@@ -94,7 +96,7 @@ impl Tree {
             .collect();
         Ok(Tree {
             is_whole: is_whole(root.as_fd(), root_id.ino),
-            hides_trusted: !is_btrfs(root.as_fd()),
+            is_btrfs: is_btrfs(root.as_fd()),
             // Where that cannot be told it is taken to be so, as it mostly is.
             stamps_reads: sys::statvfs(root.as_fd())
                 .map_or(true, |volume| volume.f_flag & libc::ST_NOATIME == 0),
@@ -133,7 +135,12 @@ impl Tree {
 
     /// Does listxattr(2) below hide `trusted.*` from who may not read them?
     pub fn hides_trusted(&self) -> bool {
-        self.hides_trusted
+        !self.is_btrfs
+    }
+
+    /// May an entry be a subvolume, which is not followed?
+    pub fn may_hold_subvolumes(&self) -> bool {
+        self.is_btrfs
     }
 
     /// Do reads change access times below (no `noatime`)?
@@ -247,7 +254,7 @@ impl Tree {
     /// The entry `name` of `dir`: its id and stat.
     ///
     /// # Errors
-    /// `ENOENT`, also for an entry on another file system; what the calls below say.
+    /// [`UNFOLLOWED`] for an entry on another file system; what the calls below say.
     pub fn lookup(&self, dir: FileId, name: &Name) -> Result<(FileId, FileStat), Error> {
         let parent = self.node(dir)?;
         self.lookup_at(parent.as_fd(), dir, &c_name(name))

@@ -4,6 +4,7 @@
 //! the operation and the path. Everything is `O_CLOEXEC`.
 #![allow(unsafe_code, reason = "this room is the fence around it")]
 
+mod btrfs;
 mod cred;
 mod dir;
 mod file;
@@ -19,6 +20,7 @@ mod volume;
 mod xattr;
 mod xfs;
 
+pub use btrfs::btrfs_subvolumes_in;
 pub use cred::{Identity, NO_GROUP, adopt, unshare_fs_state};
 pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
 pub use file::{fadvise_dontneed, flock_exclusive};

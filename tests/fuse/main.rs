@@ -26,6 +26,7 @@ mod names;
 mod namespaces;
 mod nfs_server;
 mod nodes;
+mod odd_directories;
 mod posix_suite;
 mod postgres;
 mod programs;

@@ -63,6 +63,15 @@ impl SetView {
         Connection(first.unwrap_or_else(|| panic!("no connection in {}", self.0)))
     }
 
+    /// What it says the administrator should know.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let all = self.0.pointer("/warnings").and_then(Value::as_array);
+        let all = all.unwrap_or_else(|| panic!("no warnings in {}", self.0));
+        all.iter()
+            .map(|warning| warning.as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+
     /// Everything that it says is wrong, in lower case.
     pub(crate) fn complaints(&self) -> String {
         let of_connection = self
