@@ -26,12 +26,18 @@ const SECONDS: [i64; 9] = [
 /// Makes calls, the same ones from the same seed.
 pub(crate) struct Generator {
     rng: StdRng,
+    /// Who acts now.
+    acting: usize,
+    /// Open files, as (actor, number).
+    open: Vec<(usize, usize)>,
 }
 
 impl Generator {
     pub(crate) fn new(seed: u64) -> Generator {
         Generator {
             rng: StdRng::seed_from_u64(seed),
+            acting: 0,
+            open: Vec::new(),
         }
     }
 
@@ -43,8 +49,21 @@ impl Generator {
         self.rng.random_ratio(1, one_in)
     }
 
+    /// Takes notice of what came of a call, so that more of the next ones can succeed.
+    pub(crate) fn note(&mut self, actor: usize, op: &Op, ret: i64) {
+        let (slot, is_open) = match op {
+            Op::Open { slot, .. } => (*slot, ret >= 0),
+            Op::Close { slot } => (*slot, false),
+            _ => return,
+        };
+        self.open.retain(|open| *open != (actor, slot));
+        if is_open {
+            self.open.push((actor, slot));
+        }
+    }
+
     /// Who acts next.
-    pub(crate) fn actor(&mut self) -> usize {
+    fn actor(&mut self) -> usize {
         // Root and the two users do most.
         if self.chance(3) {
             self.rng.random_range(0..CAST.len())
@@ -79,7 +98,31 @@ impl Generator {
     }
 
     fn slot(&mut self) -> usize {
-        self.rng.random_range(0..SLOTS)
+        let acting = self.acting;
+        let own = self.open.iter().filter(|(actor, _)| *actor == acting);
+        let own: Vec<usize> = own.map(|(_, slot)| *slot).collect();
+        if own.is_empty() || self.chance(5) {
+            self.rng.random_range(0..SLOTS)
+        } else {
+            self.one(&own)
+        }
+    }
+
+    /// Somebody who has a file open, most times.
+    fn act_with_a_file(&mut self) {
+        let holders = self.open.clone();
+        if !holders.is_empty() && !self.chance(6) {
+            self.acting = self.one(&holders).0;
+        }
+    }
+
+    /// Opens a directory to everybody again: many calls close them.
+    fn let_in(&mut self) -> Op {
+        self.acting = 0;
+        Op::Chmod {
+            who: Who::Path(self.one(&["a", "b", "a/c", "s"]).to_owned()),
+            mode: self.one(&[0o777, 0o777, 0o2777, 0o1777]),
+        }
     }
 
     fn who(&mut self) -> Who {
@@ -486,13 +529,25 @@ impl Generator {
         }
     }
 
-    /// The next call.
-    pub(crate) fn op(&mut self) -> Op {
+    /// The next call, and whose.
+    pub(crate) fn next(&mut self) -> (usize, Op) {
+        self.acting = self.actor();
+        let op = self.op();
+        (self.acting, op)
+    }
+
+    fn op(&mut self) -> Op {
+        if self.chance(40) {
+            return self.let_in();
+        }
         let op = match self.rng.random_range(0..20) {
             0..=4 => self.open(),
             5..=8 => self.names(),
             9..=11 => self.attributes(),
-            12..=17 => self.files(),
+            12..=17 => {
+                self.act_with_a_file();
+                self.files()
+            }
             _ => self.looks(),
         };
         let grows = matches!(

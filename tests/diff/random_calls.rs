@@ -2,7 +2,7 @@
 //! both, compared one by one; every now and then the whole trees.
 
 use super::actor::{ALICE, BOB, OTHER, ROOT, USER};
-use super::op::{Op, Who};
+use super::op::{Lie, Op, Who};
 use super::random::Generator;
 use super::rig::Rig;
 use super::support::seed;
@@ -46,6 +46,69 @@ const CAPTURED: [&str; 34] = [
     "removexattr",
     "set acl",
     "remove acl",
+];
+
+/// Errors that must have been seen, being what these calls promise.
+const REFUSED: [(&str, &[i32]); 27] = [
+    (
+        "open",
+        &[
+            libc::ENOENT,
+            libc::EACCES,
+            libc::ELOOP,
+            libc::ENXIO,
+            libc::EISDIR,
+        ],
+    ),
+    (
+        "open create",
+        &[
+            libc::EEXIST,
+            libc::EISDIR,
+            libc::ENOTDIR,
+            libc::ENAMETOOLONG,
+        ],
+    ),
+    ("open truncate", &[libc::EISDIR, libc::EACCES]),
+    ("open directory", &[libc::ENOTDIR, libc::EACCES]),
+    (
+        "mkdir",
+        &[libc::EEXIST, libc::ENOENT, libc::ENOTDIR, libc::EACCES],
+    ),
+    ("mknod device", &[libc::EPERM, libc::EEXIST]),
+    ("symlink", &[libc::EEXIST, libc::EACCES]),
+    ("link", &[libc::EPERM, libc::EEXIST, libc::EACCES]),
+    (
+        "rename",
+        &[
+            libc::EISDIR,
+            libc::ENOTDIR,
+            libc::ENOTEMPTY,
+            libc::EINVAL,
+            libc::EACCES,
+        ],
+    ),
+    ("rename noreplace", &[libc::EEXIST]),
+    ("rename exchange", &[libc::ENOENT, libc::EINVAL]),
+    ("unlink", &[libc::EISDIR, libc::EPERM, libc::EACCES]),
+    ("rmdir", &[libc::ENOTEMPTY, libc::ENOTDIR]),
+    ("chmod", &[libc::EPERM, libc::ENOENT]),
+    ("chown", &[libc::EPERM, libc::EACCES]),
+    ("utimensat", &[libc::EPERM, libc::EACCES]),
+    (
+        "setxattr",
+        &[libc::EPERM, libc::EEXIST, libc::ENODATA, libc::EOPNOTSUPP],
+    ),
+    ("removexattr", &[libc::ENODATA, libc::EPERM]),
+    ("getxattr", &[libc::ERANGE, libc::ENODATA]),
+    ("listxattr", &[libc::ERANGE]),
+    ("set acl", &[libc::EPERM, libc::EINVAL]),
+    ("truncate", &[libc::EISDIR, libc::EINVAL, libc::EACCES]),
+    ("ftruncate", &[libc::EINVAL, libc::EBADF]),
+    ("fallocate", &[libc::EINVAL, libc::EBADF]),
+    ("lseek", &[libc::ENXIO, libc::EINVAL, libc::ESPIPE]),
+    ("read", &[libc::EISDIR, libc::EBADF]),
+    ("with file size limit", &[libc::EFBIG]),
 ];
 
 fn calls() -> u64 {
@@ -110,8 +173,9 @@ fn random_calls(test: &str, kind: &'static str, calls: u64, with_target: bool) {
     furnish(&mut rig);
     let start = std::time::Instant::now();
     for number in 1..=calls {
-        let (actor, op) = (generator.actor(), generator.op());
-        let found = rig.run(actor, &op);
+        let (actor, op) = generator.next();
+        let (ret, found) = rig.run_with(actor, &op, Lie::None);
+        generator.note(actor, &op, ret);
         rig.stop_at(&found, &format!("with DOPPELFS_SEED={seed}"));
         if number % SWEEP == 0 || number == calls {
             let found = rig.sweep();
@@ -128,6 +192,14 @@ fn random_calls(test: &str, kind: &'static str, calls: u64, with_target: bool) {
         });
         let missed: Vec<_> = missed.collect();
         assert!(missed.is_empty(), "never seen to succeed: {missed:?}");
+        let seen = |kind: &str, errno: i32| {
+            let tally = rig.tallies.get(kind);
+            tally.is_some_and(|tally| tally.errnos.contains(&i64::from(errno)))
+        };
+        for (kind, errnos) in REFUSED {
+            let missed: Vec<_> = errnos.iter().filter(|errno| !seen(kind, **errno)).collect();
+            assert!(missed.is_empty(), "{kind}: never refused with {missed:?}");
+        }
     }
     if with_target {
         rig.assert_replica_equal();
