@@ -485,7 +485,7 @@ fn on_files(hands: &Hands<'_>, op: &Op) -> Option<Seen> {
             into,
             len,
         } => match aligned_for([fd(from), fd(to)], *len) {
-            Some(rounded) if rounded != *len => {
+            Some(rounded) if [fd(from), fd(to)].iter().any(|fd| calls::is_direct(*fd)) => {
                 let (at, into) = (at - at.rem_euclid(4096), into - into.rem_euclid(4096));
                 calls::copy_file_range(fd(from), fd(to), at, into, rounded)
             }
