@@ -93,8 +93,10 @@ const ROWS: [Row; 11] = [
         },
     },
     Row {
-        reason: "times of a pipe: the kernel does not tell of what is written into it",
-        covers: |_, _, found| is_change_time(found) && found.kind == libc::S_IFIFO,
+        reason: "times of a pipe: the kernel does not tell of what is written into it or read from it",
+        covers: |_, _, found| {
+            (is_change_time(found) || found.field == "atime") && found.kind == libc::S_IFIFO
+        },
     },
     Row {
         reason: "times after a direct write that was refused: file systems differ, the kernel truncates",
