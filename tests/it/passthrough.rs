@@ -10,7 +10,7 @@ use doppelfs::types::Name;
 use crate::scratch::Scratch;
 
 fn tree(scratch: &Scratch) -> Tree {
-    Tree::new(sys::clone_tree(scratch.path()).unwrap(), 16).unwrap()
+    Tree::new(sys::clone_tree(scratch.path(), sys::Unstamped::AsBelow).unwrap(), 16).unwrap()
 }
 
 #[test]
