@@ -89,6 +89,31 @@ impl Capture {
         Ok(Written::new(written, mode))
     }
 
+    /// Writes pages of a mapping at `offset`: all of them, or it is an error. The kernel, which writes
+    /// them back, takes any count for all, and the program at its fsync(2) would not hear of the rest.
+    ///
+    /// # Errors
+    /// What pwrite(2) says below; what was written before is recorded.
+    pub fn write_pages(
+        &self,
+        call: &Call,
+        file: &OpenFile,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<Written, Error> {
+        let mut done = 0;
+        loop {
+            let written = self.write(call, file, offset + done as u64, &data[done..])?;
+            done += written.bytes;
+            if done >= data.len() || written.bytes == 0 {
+                return Ok(Written {
+                    bytes: done,
+                    ..written
+                });
+            }
+        }
+    }
+
     /// Writing takes a file's capabilities away; writing into a mapping of it does not, but comes here
     /// as a write. So they are set again.
     fn restore_capabilities(

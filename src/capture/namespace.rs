@@ -166,7 +166,7 @@ impl Capture {
                 let id = created.id;
                 self.tree.note_open(id);
                 let path = joined(&self.tree, parent.as_fd(), name);
-                Ok((created, OpenFile::new(id, fd, path)))
+                Ok((created, OpenFile::new(id, fd, call.caller, path)))
             }
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) && mode.flags & libc::O_EXCL == 0 => {
                 drop(locked);
@@ -204,7 +204,7 @@ impl Capture {
         mode: OpenMode,
     ) -> Result<(OpenFile, FileStat), Error> {
         let fd = self.tree.open(id, mode.again())?;
-        let file = OpenFile::of(&self.tree, id, fd);
+        let file = OpenFile::of(&self.tree, id, fd, call.caller);
         if mode.flags & libc::O_TRUNC == 0 {
             let stat = self.tree.stat_fd(file.fd.as_fd(), id)?;
             return Ok((file, stat));

@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::run::Outcome;
 use crate::control::{self, Client, Reply, Request, Service};
@@ -13,6 +13,10 @@ use crate::sys;
 
 /// Processes named in the message about a busy mount.
 const USERS_SHOWN_MAX: usize = 20;
+
+/// How long a mount may be busy without a user that shows, and how long to wait between attempts.
+const LOOKS_PASS: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) fn umount(
     mountpoint: &Path,
@@ -30,7 +34,7 @@ pub(super) fn umount(
         prepare(run_dir, service, &mountpoint)?;
     }
     let device = device_of(&mountpoint);
-    match sys::umount(&mountpoint, false) {
+    match unmount(&mountpoint, pid) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
             abandon(run_dir, worker.as_ref());
@@ -45,6 +49,31 @@ pub(super) fn umount(
         return Ok(Outcome::Yes);
     };
     wait_for_end(&pidfd, pid, patience, device.as_deref())
+}
+
+/// Unmounts. Who only looks at every mount (df, a monitor, mkfs) keeps it busy for that moment and shows
+/// as nobody: then another attempt decides.
+fn unmount(mountpoint: &Path, worker: Option<u32>) -> std::io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match sys::umount(mountpoint, false) {
+            Err(e)
+                if e.kind() == std::io::ErrorKind::ResourceBusy
+                    && start.elapsed() < LOOKS_PASS
+                    && users_beside(mountpoint, worker).is_empty() =>
+            {
+                std::thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Who uses the mount, but for its worker and us.
+fn users_beside(mountpoint: &Path, worker: Option<u32>) -> Vec<User> {
+    let mut except = vec![std::process::id()];
+    except.extend(worker);
+    users_of(mountpoint, &except)
 }
 
 /// The device of the topmost mount there.
@@ -161,9 +190,7 @@ fn abandon(run_dir: &Path, worker: Option<&(Service, u32)>) {
 }
 
 fn busy_text(mountpoint: &Path, worker: Option<u32>) -> String {
-    let mut except = vec![std::process::id()];
-    except.extend(worker);
-    let users = users_of(mountpoint, &except);
+    let users = users_beside(mountpoint, worker);
     let mut text = format!("{} is in use and stays mounted", mountpoint.display());
     if users.is_empty() {
         text += "; no process shows why: another mount inside it, a swap file, an NFS export?";

@@ -7,6 +7,7 @@ use super::keys::{VfsFlag, vfs_flag};
 use super::{OptionError, Settings};
 use super::{parse_bytes, parse_duration, parse_percent, parse_switch};
 use crate::control::Service;
+use crate::sys::Unstamped;
 use crate::types::{SetName, limits};
 use crate::wire::TargetAddr;
 
@@ -44,6 +45,16 @@ impl MountFlags {
             self.no_atime,
             self.no_dir_atime,
         ]
+    }
+
+    /// Whose access times reads through the mount leave alone. The kernel leaves it to the file system
+    /// below, which knows only how it is mounted itself.
+    pub fn unstamped(&self) -> Unstamped {
+        match (self.no_atime || self.read_only, self.no_dir_atime) {
+            (true, _) => Unstamped::Everything,
+            (false, true) => Unstamped::Directories,
+            (false, false) => Unstamped::AsBelow,
+        }
     }
 
     fn put(&mut self, flag: VfsFlag, on: bool) {

@@ -97,7 +97,8 @@ pub fn probe_source(options: &MountOptions) -> anyhow::Result<()> {
 }
 
 fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
-    let root = sys::clone_tree(&options.dir)
+    let unstamped = options.flags.unstamped();
+    let root = sys::clone_tree(&options.dir, unstamped)
         .with_context(|| format!("cannot reach below {}", options.dir.display()))?;
     // Its handles look like those of xfs, but last only as long as its server's cache.
     if sys::file_system_magic(root.as_fd()).is_ok_and(|magic| magic == FUSE_MAGIC) {

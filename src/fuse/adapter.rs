@@ -512,11 +512,17 @@ impl Filesystem for Adapter {
             (false, true) => SetId::Strip,
             (false, false) => SetId::Keep,
         };
-        let call = Call {
+        let mut call = Call {
             set_id,
             ..call(req)
         };
-        let done = self.capture.write(&call, &file, offset, data);
+        let done = if is_page {
+            // The kernel asks as root, to whom quotas and reserved blocks are open.
+            call.caller = file.opener;
+            self.capture.write_pages(&call, &file, offset, data)
+        } else {
+            self.capture.write(&call, &file, offset, data)
+        };
         let written = attempt!(reply, self.forget_attrs(file.id, done));
         reply.written(u32::try_from(written).unwrap_or(u32::MAX));
     }

@@ -7,7 +7,7 @@ use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, Request};
 
 use crate::passthrough::{Error, Open, OpenDir, UNFOLLOWED};
 use crate::sys::{self, Credentials, EntryType};
-use crate::types::{FileId, Name};
+use crate::types::{Caller, FileId, Name};
 
 use super::adapter::Adapter;
 use super::errno::unknown_handle;
@@ -47,7 +47,8 @@ impl Adapter {
         let tree = self.capture.tree();
         tree.note_open(id);
         let fd = tree.open(id, flags).inspect_err(|_| tree.note_closed(id))?;
-        Ok(self.capture.dirs.insert(OpenDir::of(tree, id, fd), flags))
+        let dir = OpenDir::of(tree, id, fd, Caller::default());
+        Ok(self.capture.dirs.insert(dir, flags))
     }
 
     /// The open directory under this number.

@@ -14,7 +14,7 @@ use lru::LruCache;
 use super::tree::{Error, Tree};
 use crate::sync::{Mutex, Rank};
 use crate::sys;
-use crate::types::FileId;
+use crate::types::{Caller, FileId};
 
 /// An open file.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct OpenFile {
     pub id: FileId,
     /// Below: never with `O_APPEND` (pwrite would ignore its offset) nor `O_DIRECT`.
     pub fd: OwnedFd,
+    /// Who opened it: pages of its mappings are written as theirs.
+    pub opener: Caller,
     /// Where it was when it was opened; for people only.
     pub path: Vec<u8>,
     /// What the file system below wants of direct I/O, once somebody asked.
@@ -31,10 +33,11 @@ pub struct OpenFile {
 
 impl OpenFile {
     /// An open file that was at `path`.
-    pub fn new(id: FileId, fd: OwnedFd, path: Vec<u8>) -> OpenFile {
+    pub fn new(id: FileId, fd: OwnedFd, opener: Caller, path: Vec<u8>) -> OpenFile {
         OpenFile {
             id,
             fd,
+            opener,
             path,
             direct: OnceLock::new(),
         }
@@ -66,30 +69,40 @@ pub struct OpenDir {
 /// Something open that can be closed and opened again.
 pub trait Open: Sized {
     /// What it is made of.
-    fn of(tree: &Tree, id: FileId, fd: OwnedFd) -> Self;
+    fn of(tree: &Tree, id: FileId, fd: OwnedFd, opener: Caller) -> Self;
     /// Which.
     fn id(&self) -> FileId;
+    /// Who opened it, where that matters.
+    fn opener(&self) -> Caller;
 }
 
 impl Open for OpenFile {
-    fn of(tree: &Tree, id: FileId, fd: OwnedFd) -> OpenFile {
+    fn of(tree: &Tree, id: FileId, fd: OwnedFd, opener: Caller) -> OpenFile {
         let path = tree.path_of(fd.as_fd());
-        OpenFile::new(id, fd, path)
+        OpenFile::new(id, fd, opener, path)
     }
 
     fn id(&self) -> FileId {
         self.id
     }
+
+    fn opener(&self) -> Caller {
+        self.opener
+    }
 }
 
 impl Open for OpenDir {
-    fn of(_tree: &Tree, id: FileId, fd: OwnedFd) -> OpenDir {
+    fn of(_tree: &Tree, id: FileId, fd: OwnedFd, _opener: Caller) -> OpenDir {
         let cursor = Mutex::new(Rank::Handles, 0);
         OpenDir { id, fd, cursor }
     }
 
     fn id(&self) -> FileId {
         self.id
+    }
+
+    fn opener(&self) -> Caller {
+        Caller::default()
     }
 }
 
@@ -98,10 +111,18 @@ const SHARDS: usize = 8;
 /// Fewest descriptors that a shard keeps.
 const SHARD_MIN: usize = 4;
 
+/// How something is opened again.
+#[derive(Debug, Clone, Copy)]
+struct Again {
+    id: FileId,
+    flags: i32,
+    opener: Caller,
+}
+
 #[derive(Debug)]
 struct Shard<T> {
-    /// All: which, and with what flags it is opened again.
-    all: HashMap<u64, (FileId, i32)>,
+    /// All, and how they are opened again.
+    all: HashMap<u64, Again>,
     /// Those with a descriptor, the one used last first.
     open: LruCache<u64, Arc<T>>,
 }
@@ -149,9 +170,9 @@ impl<T: Open> Handles<T> {
     /// open.
     pub fn insert(&self, thing: T, flags: i32) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let id = thing.id();
+        let (id, opener) = (thing.id(), thing.opener());
         let mut shard = self.shard(number).lock();
-        shard.all.insert(number, (id, flags));
+        shard.all.insert(number, Again { id, flags, opener });
         let out = self.keep(&mut shard, number, Arc::new(thing));
         drop(shard);
         drop(out);
@@ -166,7 +187,7 @@ impl<T: Open> Handles<T> {
     /// Which file it is.
     pub fn id(&self, number: u64) -> Option<FileId> {
         let shard = self.shard(number).lock();
-        shard.all.get(&number).map(|&(id, _)| id)
+        shard.all.get(&number).map(|again| again.id)
     }
 
     /// The thing under this number, opened again if need be; `None` when there is none.
@@ -174,7 +195,7 @@ impl<T: Open> Handles<T> {
     /// # Errors
     /// What opening it again says.
     pub fn get(&self, tree: &Tree, number: u64) -> Result<Option<Arc<T>>, Error> {
-        let (id, flags) = {
+        let Again { id, flags, opener } = {
             let mut shard = self.shard(number).lock();
             if let Some(thing) = shard.open.get(&number) {
                 return Ok(Some(thing.clone()));
@@ -184,7 +205,7 @@ impl<T: Open> Handles<T> {
                 None => return Ok(None),
             }
         };
-        let thing = Arc::new(T::of(tree, id, tree.open(id, flags)?));
+        let thing = Arc::new(T::of(tree, id, tree.open(id, flags)?, opener));
         let mut shard = self.shard(number).lock();
         if shard.all.contains_key(&number) {
             let out = self.keep(&mut shard, number, thing.clone());
@@ -201,6 +222,6 @@ impl<T: Open> Handles<T> {
         let open = shard.open.pop(&number);
         drop(shard);
         drop(open);
-        known.map(|(id, _)| id)
+        known.map(|again| again.id)
     }
 }

@@ -22,6 +22,8 @@ const MOUNT_ATTR_NODEV: u64 = 0x04;
 const MOUNT_ATTR_NOEXEC: u64 = 0x08;
 const MOUNT_ATTR_NOATIME: u64 = 0x10;
 const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
+/// The bits of which one kind of access times is made.
+const MOUNT_ATTR__ATIME: u64 = 0x70;
 
 fn fd_of(rc: libc::c_long) -> io::Result<OwnedFd> {
     if rc < 0 {
@@ -38,19 +40,61 @@ fn c_path(path: &Path) -> io::Result<CString> {
 
 /// open_tree(2) with `OPEN_TREE_CLONE`: a detached copy of the mount at `dir`, without the mounts
 /// below it. What is mounted over `dir` later does not show in it. Returns a readable descriptor of
-/// its root (the clone itself is `O_PATH`, which open_by_handle_at refuses).
-pub fn clone_tree(dir: &Path) -> io::Result<OwnedFd> {
+/// its root (the clone itself is `O_PATH`, which open_by_handle_at refuses). Reading through the copy
+/// leaves access times alone as `unstamped` says, or as the mount at `dir` has it.
+pub fn clone_tree(dir: &Path, unstamped: Unstamped) -> io::Result<OwnedFd> {
     let path = c_path(dir)?;
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
     // SAFETY: the path ends with NUL.
     let tree =
         fd_of(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
-    super::openat(
-        std::os::fd::AsFd::as_fd(&tree),
-        c".",
-        libc::O_RDONLY | libc::O_DIRECTORY,
-        0,
-    )
+    let tree = std::os::fd::AsFd::as_fd(&tree);
+    unstamped.apply(tree)?;
+    super::openat(tree, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)
+}
+
+/// Whose access times reading leaves alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unstamped {
+    /// As the mount below has it.
+    AsBelow,
+    /// Those of directories (`nodiratime`).
+    Directories,
+    /// All (`noatime`).
+    Everything,
+}
+
+impl Unstamped {
+    /// mount_setattr(2) on a mount that nobody else sees.
+    fn apply(self, mount: BorrowedFd<'_>) -> io::Result<()> {
+        let (attr_set, attr_clr) = match self {
+            Unstamped::AsBelow => return Ok(()),
+            Unstamped::Directories => (MOUNT_ATTR_NODIRATIME, 0),
+            Unstamped::Everything => (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
+        };
+        let attributes = libc::mount_attr {
+            attr_set,
+            attr_clr,
+            propagation: 0,
+            userns_fd: 0,
+        };
+        // SAFETY: the path ends with NUL, the attributes are readable for their size.
+        let rc = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                mount.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                &raw const attributes,
+                size_of::<libc::mount_attr>(),
+            )
+        };
+        if rc < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
 }
 
 /// Opens `/dev/fuse`.

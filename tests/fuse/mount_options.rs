@@ -7,7 +7,7 @@ use crate::support::{Fixture, has_programs, is_ready, program};
 
 /// What a user gets under the mount's options: the program's user, and whether device, script and
 /// write work.
-fn tried(fixture: &Fixture) -> (String, [bool; 3]) {
+pub(super) fn tried(fixture: &Fixture) -> (String, [bool; 3]) {
     let path = |name: &str| fixture.path(name).to_string_lossy().into_owned();
     let user = program("setpriv")
         .args(["--reuid", "65534", "--clear-groups", &path("id"), "-u"])
@@ -19,7 +19,7 @@ fn tried(fixture: &Fixture) -> (String, [bool; 3]) {
     (user.stdout.trim().to_owned(), [device, script, write])
 }
 
-fn plant(fixture: &Fixture) {
+pub(super) fn plant(fixture: &Fixture) {
     std::fs::copy("/usr/bin/id", fixture.path("id")).expect("copy a program");
     std::fs::write(fixture.path("script"), "#!/bin/sh\nexit 0\n").expect("write");
     for (name, mode) in [("id", 0o4755), ("script", 0o755)] {

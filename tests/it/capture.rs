@@ -46,7 +46,7 @@ fn bed(label: &str, journal_options: journal::Options) -> Bed {
     let scratch = Scratch::new(label);
     let data = scratch.path().join("data");
     std::fs::create_dir(&data).unwrap();
-    let tree = Tree::new(sys::clone_tree(&data).unwrap(), 64).unwrap();
+    let tree = Tree::new(sys::clone_tree(&data, sys::Unstamped::AsBelow).unwrap(), 64).unwrap();
     let (journal, _) = Journal::open(&scratch.path().join("queue"), journal_options).unwrap();
     let journal = Arc::new(journal);
     let heard = Arc::new(Heard::default());

@@ -5,12 +5,16 @@ use std::os::unix::fs::MetadataExt;
 
 use doppelfs::passthrough::{Handles, Open, OpenFile, Tree};
 use doppelfs::sys;
-use doppelfs::types::Name;
+use doppelfs::types::{Caller, Name};
 
 use crate::scratch::Scratch;
 
 fn tree(scratch: &Scratch) -> Tree {
-    Tree::new(sys::clone_tree(scratch.path()).unwrap(), 16).unwrap()
+    Tree::new(
+        sys::clone_tree(scratch.path(), sys::Unstamped::AsBelow).unwrap(),
+        16,
+    )
+    .unwrap()
 }
 
 #[test]
@@ -79,7 +83,10 @@ fn opened(scratch: &Scratch, count: usize) -> (Tree, Handles<OpenFile>, Vec<u64>
     let open = || {
         tree.note_open(id);
         let fd = tree.open(id, libc::O_RDONLY).unwrap();
-        handles.insert(OpenFile::of(&tree, id, fd), libc::O_RDONLY)
+        handles.insert(
+            OpenFile::of(&tree, id, fd, Caller::default()),
+            libc::O_RDONLY,
+        )
     };
     let numbers = (0..count).map(|_| open()).collect();
     (tree, handles, numbers)
@@ -100,7 +107,10 @@ fn numbers_of_open_things_are_not_reused() {
     let id = handles.remove(numbers[0]).unwrap();
     assert!(handles.get(&tree, numbers[0]).unwrap().is_none());
     let fd = tree.open(id, libc::O_RDONLY).unwrap();
-    let second = handles.insert(OpenFile::of(&tree, id, fd), libc::O_RDONLY);
+    let second = handles.insert(
+        OpenFile::of(&tree, id, fd, Caller::default()),
+        libc::O_RDONLY,
+    );
     assert_ne!(second, numbers[0]);
     assert_eq!(handles.count(), 1);
 }

@@ -16,6 +16,16 @@ impl Image {
     /// Makes and mounts a file system of `kind` (`ext4`, `xfs`, `btrfs`) and `mib` MiB. `None`, said
     /// loudly, where this host cannot.
     pub(crate) fn new(test: &str, kind: &str, mib: u64) -> Option<Image> {
+        Image::with(test, (kind, &[]), mib, "loop")
+    }
+
+    /// As [`Image::new`], with more words for mkfs and other options of the mount.
+    pub(crate) fn with(
+        test: &str,
+        (kind, words): (&str, &[&str]),
+        mib: u64,
+        options: &str,
+    ) -> Option<Image> {
         let mkfs = format!("mkfs.{kind}");
         if !is_installed(&mkfs) {
             eprintln!("SKIPPED {test}: {mkfs} is not installed");
@@ -27,9 +37,9 @@ impl Image {
         std::fs::create_dir(&mountpoint).expect("mkdir");
         let image = std::fs::File::create(&file).expect("create an image");
         image.set_len(mib << 20).expect("size an image");
-        program(&mkfs).arg("-q").arg(&file).succeed();
+        program(&mkfs).arg("-q").args(words).arg(&file).succeed();
         let mounted = program("mount")
-            .args(["-o", "loop"])
+            .args(["-o", options])
             .arg(&file)
             .arg(&mountpoint)
             .run();

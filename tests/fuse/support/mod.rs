@@ -7,6 +7,7 @@ mod fixture;
 mod image;
 mod isolated;
 pub(crate) mod nfs;
+mod pair;
 mod proxy;
 #[path = "../../support/scratch.rs"]
 mod scratch;
@@ -23,6 +24,7 @@ pub(crate) use command::{Finished, Program, doppelfs, program};
 pub(crate) use fixture::Fixture;
 pub(crate) use image::Image;
 pub(crate) use isolated::isolated;
+pub(crate) use pair::{LIMITED, Pair, USER, said_in};
 pub(crate) use scratch::Scratch;
 pub(crate) use servers::{Ganesha, Samba};
 pub(crate) use settings::{
