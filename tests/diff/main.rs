@@ -2,7 +2,7 @@
 //!
 //! Needs root, `/dev/fuse`, loop devices and setpriv(1); without them every test says `SKIPPED` and
 //! passes. Environment, besides that of tests/fuse/main.rs: `DOPPELFS_CALLS` (20,000): random calls for
-//! each file system.
+//! each file system. `DOPPELFS_CLOSE_LOOK`: from this call on all is compared every ten calls.
 
 mod actor;
 mod calls;

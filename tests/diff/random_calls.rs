@@ -117,6 +117,13 @@ fn calls() -> u64 {
     })
 }
 
+/// From which call on everything is compared every ten calls: to find what a comparison of everything
+/// found too late.
+fn close_look() -> Option<u64> {
+    let text = std::env::var("DOPPELFS_CLOSE_LOOK").ok()?;
+    Some(text.parse().expect("DOPPELFS_CLOSE_LOOK is a number"))
+}
+
 /// The directories that everybody meets in.
 fn furnish(rig: &mut Rig) {
     let dirs = [
@@ -171,13 +178,15 @@ fn random_calls(test: &str, kind: &'static str, calls: u64, with_target: bool) {
     let seed = seed(test);
     let mut generator = Generator::new(seed);
     furnish(&mut rig);
+    let close_look = close_look();
     let start = std::time::Instant::now();
     for number in 1..=calls {
         let (actor, op) = generator.next();
         let (ret, found) = rig.run_with(actor, &op, Lie::None);
         generator.note(actor, &op, ret);
         rig.stop_at(&found, &format!("with DOPPELFS_SEED={seed}"));
-        if number % SWEEP == 0 || number == calls {
+        let is_close = close_look.is_some_and(|from| number >= from && number % 10 == 0);
+        if number % SWEEP == 0 || number == calls || is_close {
             let found = rig.sweep();
             rig.stop_at(&found, &format!("in the sweep with DOPPELFS_SEED={seed}"));
         }
