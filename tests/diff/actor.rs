@@ -317,8 +317,18 @@ impl Side {
             {
                 return seen(-i64::from(libc::EFBIG));
             }
+            // A direct write that the limit cuts at no sector's end fails below after the part before.
+            let is_direct = op
+                .slots()
+                .iter()
+                .any(|slot| calls::is_direct(self.slots[*slot]));
+            let bytes = if is_direct {
+                bytes - bytes % 4096
+            } else {
+                *bytes
+            };
             calls::take_file_size_signal();
-            calls::limit_file_size(Some(*bytes));
+            calls::limit_file_size(Some(bytes));
             let mut seen = self.call(op);
             calls::limit_file_size(None);
             seen.signalled = calls::take_file_size_signal();
