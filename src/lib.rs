@@ -33,22 +33,23 @@
 //! | 1 | [`sys`] | system calls: borrowed descriptors in, owned ones out |
 //! | 1 | [`codec`] | record to bytes and back; the same on disk and on the wire |
 //! | 1 | [`stats`] | what is counted, under which name, and what it means over time |
-//! | 2 | [`passthrough`] | a plain file system over a directory, by identity and not by path |
-//! | 2 | [`journal`] | the ordered durable queue: append, read, trim, recover |
-//! | 2 | [`wire`] | addresses, messages, handshake, batches |
-//! | 2 | [`activity`] | how the last run ended, and what may therefore differ |
-//! | 2 | [`digest`] | two trees compared in everything that a replica must show |
-//! | 3 | [`capture`] | passthrough and journal in one order; images; gaps |
-//! | 3 | [`sender`] | one connection: session, batches, acknowledgements |
-//! | 3 | [`applier`] | records onto the replica, once each, and how far |
-//! | 3 | [`control`] | the local API: a unix socket for each set and each target |
-//! | 4 | [`fuse`] | decodes what the kernel asks, replies, mounts |
-//! | 4 | [`receiver`] | accepts, fences, checks, stores, feeds the applier, acknowledges |
-//! | 4 | [`mirror`] | answers what the target wants with images in the stream |
-//! | 5 | [`config`] | words into validated options; may this directory be protected? |
-//! | 5 | [`supervisor`] | starts a worker in the background and hears whether it serves |
-//! | 6 | [`daemon`] | wires the rooms together: the worker of a set, the target |
-//! | 7 | [`cli`] | commands, what they show, exit codes |
+//! | 2 | [`live`] | what survives the worker: known nodes, open files, requests under way |
+//! | 3 | [`passthrough`] | a plain file system over a directory, by identity and not by path |
+//! | 3 | [`journal`] | the ordered durable queue: append, read, trim, recover |
+//! | 3 | [`wire`] | addresses, messages, handshake, batches |
+//! | 3 | [`activity`] | how the last run ended, and what may therefore differ |
+//! | 3 | [`digest`] | two trees compared in everything that a replica must show |
+//! | 4 | [`capture`] | passthrough and journal in one order; images; gaps |
+//! | 4 | [`sender`] | one connection: session, batches, acknowledgements |
+//! | 4 | [`applier`] | records onto the replica, once each, and how far |
+//! | 4 | [`control`] | the local API: a unix socket for each set and each target |
+//! | 5 | [`fuse`] | decodes what the kernel asks, replies, mounts |
+//! | 5 | [`receiver`] | accepts, fences, checks, stores, feeds the applier, acknowledges |
+//! | 5 | [`mirror`] | answers what the target wants with images in the stream |
+//! | 6 | [`config`] | words into validated options; may this directory be protected? |
+//! | 6 | [`supervisor`] | starts a worker in the background and hears whether it serves |
+//! | 7 | [`daemon`] | wires the rooms together: the worker of a set, the target |
+//! | 8 | [`cli`] | commands, what they show, exit codes |
 //!
 //! # Architecture invariants
 //! Architecture invariant: stored bytes are sent bytes. Records are encoded once, in [`capture`], and
@@ -92,6 +93,7 @@ pub mod daemon;
 pub mod digest;
 pub mod fuse;
 pub mod journal;
+pub mod live;
 pub mod mirror;
 pub mod passthrough;
 pub mod receiver;

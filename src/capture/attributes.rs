@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use crate::live::Intent;
 use crate::passthrough::{Error, OpenFile};
 use crate::sys::{self, Credentials, FileStat};
 use crate::types::{FileId, Op, Time};
@@ -63,6 +64,10 @@ impl AttrChange {
     }
 }
 
+pub(super) fn has_xattr(node: &impl AsFd, name: &CStr) -> bool {
+    sys::getxattr(node.as_fd(), name, &mut []).is_ok()
+}
+
 impl Capture {
     /// Changes attributes of an inode; returns them as they are afterwards.
     ///
@@ -84,6 +89,10 @@ impl Capture {
             self.truncate_locked(&locked, call, id, file, size)?;
         }
         let node = self.tree.node(id)?;
+        self.intend(call, || Intent::Attrs {
+            id,
+            atime: change.atime.is_some(),
+        });
         let done = self.change_below(call, id, &node, change);
         let stat = self.or_doubt(self.stat_after(node.as_fd(), id), id)?;
         if stat.nlink > 0 {
@@ -198,6 +207,11 @@ impl Capture {
         let locked = self.lock(&[id]);
         self.act_as_root()?;
         let node = self.tree.node(id)?;
+        self.intend(call, || Intent::Xattr {
+            id,
+            name: name.to_bytes().to_vec(),
+            was: (flags & libc::XATTR_CREATE != 0).then(|| has_xattr(&node, name)),
+        });
         sys::setxattr(node.as_fd(), name, value, flags).map_err(|source| Error {
             op: "setxattr",
             id: Some(id),
@@ -246,6 +260,11 @@ impl Capture {
         let locked = self.lock(&[id]);
         self.act_as_root()?;
         let node = self.tree.node(id)?;
+        self.intend(call, || Intent::Xattr {
+            id,
+            name: name.to_bytes().to_vec(),
+            was: Some(has_xattr(&node, name)),
+        });
         sys::removexattr(node.as_fd(), name).map_err(|source| Error {
             op: "removexattr",
             id: Some(id),

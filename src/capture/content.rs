@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
+use crate::live::Intent;
 use crate::passthrough::{Error, OpenFile};
 use crate::sys::{self, CopyRange, FileStat};
 use crate::types::{FileId, Op, Time, limits};
@@ -42,7 +43,7 @@ impl Written {
 const SHIFTING: i32 = libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_INSERT_RANGE;
 
 /// Where a file's capabilities are (capabilities(7)).
-const CAPABILITIES: &CStr = c"security.capability";
+pub(super) const CAPABILITIES: &CStr = c"security.capability";
 
 /// A file's capabilities as its attribute holds them, if it has any.
 fn capabilities_of(file: &OpenFile) -> Option<Vec<u8>> {
@@ -71,6 +72,12 @@ impl Capture {
             SetId::Mapped => capabilities_of(file),
             SetId::Keep | SetId::Strip | SetId::AsCaller => None,
         };
+        self.intend(call, || Intent::Range {
+            id,
+            offset,
+            length: data.len() as u64,
+            capabilities: kept.clone().unwrap_or_default(),
+        });
         let began = sys::coarse_now();
         let written = sys::pwrite(file.fd.as_fd(), data, offset).map_err(|source| Error {
             op: "write",
@@ -116,7 +123,7 @@ impl Capture {
 
     /// Writing takes a file's capabilities away; writing into a mapping of it does not, but comes here
     /// as a write. So they are set again.
-    fn restore_capabilities(
+    pub(super) fn restore_capabilities(
         &self,
         locked: &Locked<'_>,
         call: &Call,
@@ -170,6 +177,7 @@ impl Capture {
         };
         let node = self.tree.node(id)?;
         self.act_changing(call, node.as_fd(), id, None)?;
+        self.intend(call, || Intent::Attrs { id, atime: false });
         match file {
             Some(file) => sys::ftruncate(file.fd.as_fd(), size).map_err(fail)?,
             None if size == 0 => self.empty(id)?,
@@ -213,6 +221,12 @@ impl Capture {
         if mode & SHIFTING != 0 {
             self.shifts.fetch_add(1, Ordering::AcqRel);
         }
+        self.intend(call, || Intent::Range {
+            id,
+            offset,
+            length,
+            capabilities: Vec::new(),
+        });
         let began = sys::coarse_now();
         let done = sys::fallocate(file.fd.as_fd(), mode, offset, length).map_err(|source| Error {
             op: "fallocate",
@@ -264,6 +278,12 @@ impl Capture {
         };
         let locked = self.lock(&[from.id, id]);
         let before = self.act_changing(call, to.fd.as_fd(), id, None)?;
+        self.intend(call, || Intent::Range {
+            id,
+            offset: range.to,
+            length: range.length as u64,
+            capabilities: Vec::new(),
+        });
         let copied = sys::copy_file_range(from.fd.as_fd(), to.fd.as_fd(), range).map_err(fail)?;
         if copied == 0 {
             return Ok(Written::new(0, before));
@@ -301,7 +321,7 @@ impl Capture {
         }
     }
 
-    fn record_content(
+    pub(super) fn record_content(
         &self,
         locked: &Locked<'_>,
         call: &Call,

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::codec::Draft;
 use crate::journal::{self, Journal};
+use crate::live::{Intent, Live};
 use crate::passthrough::{Error, Handles, OpenDir, OpenFile, Tree};
 use crate::stats::SetCounters;
 use crate::sync::{Mutex, Rank};
@@ -92,6 +93,8 @@ pub struct Options {
     pub gap_file: PathBuf,
     /// What is counted.
     pub counters: Arc<SetCounters>,
+    /// What survives this process.
+    pub live: Live,
 }
 
 #[derive(Debug, Default)]
@@ -154,14 +157,18 @@ impl Capture {
     ) -> std::io::Result<(Capture, bool)> {
         let (file, was_set) = open_gap_file(&options.gap_file)?;
         let descriptors = sys::open_files_limit();
+        let live = options.live.clone();
         let capture = Capture {
             tree,
             journal,
             options,
-            files: Handles::new(descriptors / 2),
-            dirs: Handles::new(descriptors / 16),
+            files: Handles::new(descriptors / 2, &live, "files"),
+            dirs: Handles::new(descriptors / 16, &live, "dirs"),
             order: Order::new(),
-            incarnation: sys::random_u128()? as u64,
+            incarnation: match live.incarnation() {
+                0 => sys::random_u128()? as u64,
+                incarnation => incarnation,
+            },
             observer,
             gap_open: AtomicBool::new(false),
             gap: Mutex::new(Rank::Suspects, (Gap::default(), file)),
@@ -171,7 +178,41 @@ impl Capture {
             moved: Mutex::new(Rank::Leaf, Vec::new()),
             shifts: AtomicU64::new(0),
         };
+        for id in capture.files.ids().into_iter().chain(capture.dirs.ids()) {
+            capture.tree.note_open(id);
+        }
         Ok((capture, was_set))
+    }
+
+    /// What survives this process.
+    pub fn live(&self) -> &Live {
+        &self.options.live
+    }
+
+    /// Which mount its requests belong to.
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// What was noted last did not happen.
+    pub(super) fn retract(&self) {
+        self.options.live.flight().retract();
+    }
+
+    /// Notes what the call is about to change; before it does.
+    pub(super) fn intend(&self, call: &Call, intent: impl FnOnce() -> Intent) {
+        if call.unique == 0 || !self.options.live.is_kept() {
+            return;
+        }
+        let noted = self
+            .options
+            .live
+            .flight()
+            .intend(&intent(), self.journal.end());
+        if !noted {
+            let error = std::io::Error::from_raw_os_error(libc::E2BIG);
+            self.options.live.note_missing(&error);
+        }
     }
 
     /// The tree below.
@@ -334,6 +375,7 @@ impl Capture {
     pub(super) fn body(&self, call: &Call, op: Op, path: Vec<u8>) -> Body {
         let request = RequestId {
             incarnation: self.incarnation,
+            // One that is sent again is the same.
             unique: call.unique,
         };
         Body {

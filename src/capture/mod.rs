@@ -31,6 +31,7 @@ mod core;
 mod image;
 mod namespace;
 mod order;
+mod takeover;
 
 pub use attributes::{AttrChange, TimeChange};
 pub use content::{Extent, Written};
@@ -38,3 +39,4 @@ pub use core::{Call, Capture, Observer, Options, SetId, Uncovered};
 pub use image::{ImageError, ImageOutcome};
 pub use namespace::{Created, NewNode, OpenMode};
 pub use order::Locked;
+pub use takeover::TakenOver;

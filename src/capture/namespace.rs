@@ -1,10 +1,12 @@
 //! Captured changes of names.
 
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
+use crate::live::Intent;
 use crate::passthrough::{Error, Open, OpenFile};
 use crate::sys::{self, FileStat};
 use crate::types::{Body, Dentry, FileId, Name, Node, Op, RenameMode, Replaced, Time, Xattr};
@@ -64,6 +66,25 @@ pub struct Created {
     pub stat: FileStat,
 }
 
+/// Who takes part in a rename.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parties<'a> {
+    pub(super) from: (FileId, &'a Name),
+    pub(super) to: (FileId, &'a Name),
+    pub(super) moved: (FileId, FileStat),
+    pub(super) replaced: Option<(FileId, FileStat)>,
+    /// What was replaced, open.
+    pub(super) over: Option<&'a Arc<OwnedFd>>,
+    pub(super) flags: u32,
+}
+
+fn dentry((parent, name): (FileId, &Name)) -> Dentry {
+    Dentry {
+        parent,
+        name: name.clone(),
+    }
+}
+
 thread_local! {
     static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
 }
@@ -106,33 +127,53 @@ impl Capture {
         adopt_umask(new.umask).map_err(fail("umask"))?;
         let parent = self.tree.node(dir)?;
         let (at, entry) = (parent.as_fd(), c_name(name));
-        let mode = new.mode & 0o7777;
-        match &new.node {
-            Node::Dir => sys::mkdirat(at, &entry, mode).map_err(fail("mkdir"))?,
-            Node::Symlink(target) => {
-                let target = CString::new(target.as_slice())
-                    .map_err(|_| fail("symlink")(io::Error::from_raw_os_error(libc::EINVAL)))?;
-                sys::symlinkat(&target, at, &entry).map_err(fail("symlink"))?;
-            }
-            Node::File => {
-                sys::mknodat(at, &entry, libc::S_IFREG | mode, 0).map_err(fail("mknod"))?;
-            }
-            Node::Fifo => {
-                sys::mknodat(at, &entry, libc::S_IFIFO | mode, 0).map_err(fail("mknod"))?;
-            }
-            Node::Socket => {
-                sys::mknodat(at, &entry, libc::S_IFSOCK | mode, 0).map_err(fail("mknod"))?;
-            }
-            Node::Char(rdev) => {
-                sys::mknodat(at, &entry, libc::S_IFCHR | mode, *rdev).map_err(fail("mknod"))?;
-            }
-            Node::Block(rdev) => {
-                sys::mknodat(at, &entry, libc::S_IFBLK | mode, *rdev).map_err(fail("mknod"))?;
-            }
-        }
+        self.intend_new(call, dir, name);
+        let done = self.make_below(at, &entry, dir, new);
+        done.inspect_err(|_| self.retract())?;
         let made = sys::openat(at, &entry, libc::O_PATH, 0).map_err(fail("open of the new entry"));
         let made = self.or_doubt(made, dir)?;
         self.born(&locked, call, dir, &parent, name, (&made, new.node.clone()))
+    }
+
+    fn make_below(
+        &self,
+        at: BorrowedFd<'_>,
+        entry: &CStr,
+        dir: FileId,
+        new: &NewNode,
+    ) -> Result<(), Error> {
+        let fail = |op| {
+            move |source| Error {
+                op,
+                id: Some(dir),
+                source,
+            }
+        };
+        let mode = new.mode & 0o7777;
+        match &new.node {
+            Node::Dir => sys::mkdirat(at, entry, mode).map_err(fail("mkdir"))?,
+            Node::Symlink(target) => {
+                let target = CString::new(target.as_slice())
+                    .map_err(|_| fail("symlink")(io::Error::from_raw_os_error(libc::EINVAL)))?;
+                sys::symlinkat(&target, at, entry).map_err(fail("symlink"))?;
+            }
+            Node::File => {
+                sys::mknodat(at, entry, libc::S_IFREG | mode, 0).map_err(fail("mknod"))?;
+            }
+            Node::Fifo => {
+                sys::mknodat(at, entry, libc::S_IFIFO | mode, 0).map_err(fail("mknod"))?;
+            }
+            Node::Socket => {
+                sys::mknodat(at, entry, libc::S_IFSOCK | mode, 0).map_err(fail("mknod"))?;
+            }
+            Node::Char(rdev) => {
+                sys::mknodat(at, entry, libc::S_IFCHR | mode, *rdev).map_err(fail("mknod"))?;
+            }
+            Node::Block(rdev) => {
+                sys::mknodat(at, entry, libc::S_IFBLK | mode, *rdev).map_err(fail("mknod"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Creates a regular file and opens it; opens the existing one where that is allowed. The flag
@@ -160,6 +201,7 @@ impl Capture {
         let flags = mode.below() | libc::O_CREAT | libc::O_EXCL;
         // O_NOATIME is only for owners; the caller may not be one yet.
         let flags = flags & !libc::O_NOATIME;
+        self.intend_new(call, dir, name);
         match sys::openat(parent.as_fd(), &c_name(name), flags, new.mode & 0o7777) {
             Ok(fd) => {
                 let created = self.born(&locked, call, dir, &parent, name, (&fd, Node::File))?;
@@ -169,6 +211,7 @@ impl Capture {
                 Ok((created, OpenFile::new(id, fd, call.caller, path)))
             }
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) && mode.flags & libc::O_EXCL == 0 => {
+                self.retract();
                 drop(locked);
                 let (id, stat) = self.tree.lookup(dir, name)?;
                 if stat.is_symlink() {
@@ -177,7 +220,10 @@ impl Capture {
                 let (file, stat) = self.open(call, id, mode)?;
                 Ok((Created { id, stat }, file))
             }
-            Err(e) => Err(fail(e)),
+            Err(e) => {
+                self.retract();
+                Err(fail(e))
+            }
         }
     }
 
@@ -218,8 +264,15 @@ impl Capture {
         Ok((file, stat))
     }
 
+    fn intend_new(&self, call: &Call, dir: FileId, name: &Name) {
+        self.intend(call, || Intent::Make {
+            at: dentry((dir, name)),
+            began_ns: sys::realtime_ns(),
+        });
+    }
+
     /// Records the birth of an entry that was just made.
-    fn born(
+    pub(super) fn born(
         &self,
         locked: &Locked<'_>,
         call: &Call,
@@ -297,20 +350,34 @@ impl Capture {
             source,
         };
         let (node, parent) = (self.tree.node(id)?, self.tree.node(dir)?);
-        sys::linkat_fd(node.as_fd(), parent.as_fd(), &c_name(name)).map_err(fail)?;
+        self.intend(call, || Intent::Link {
+            id,
+            at: dentry((dir, name)),
+        });
+        let done = sys::linkat_fd(node.as_fd(), parent.as_fd(), &c_name(name));
+        done.inspect_err(|_| self.retract()).map_err(fail)?;
+        self.linked(&locked, call, (id, &node), (dir, &parent), name)
+    }
+
+    /// Records one more name that was just made.
+    pub(super) fn linked(
+        &self,
+        locked: &Locked<'_>,
+        call: &Call,
+        (id, node): (FileId, &OwnedFd),
+        (dir, parent): (FileId, &OwnedFd),
+        name: &Name,
+    ) -> Result<Created, Error> {
         let stat = self.or_doubt(self.stat_after(node.as_fd(), id), dir)?;
         let dir_stat = self.or_doubt(self.stat_after(parent.as_fd(), dir), dir)?;
         let kind = self.or_doubt(self.tree.kind_of(node.as_fd(), id, &stat), dir)?;
-        let at = Dentry {
-            parent: dir,
-            name: name.clone(),
-        };
+        let at = dentry((dir, name));
         let path = joined(&self.tree, parent.as_fd(), name);
         let mut body = self.body(call, Op::Link { id, at, node: kind }, path);
         body.after = Some(stat.attrs());
         body.dir_mtime = Some(dir_stat.mtime);
         self.tree.members().note_linked(id);
-        self.record(&locked, &body, &[], &[id, dir]);
+        self.record(locked, &body, &[], &[id, dir]);
         Ok(Created { id, stat })
     }
 
@@ -336,23 +403,44 @@ impl Capture {
         let (id, locked) = self.lock_entry(dir, name)?;
         self.act_as(call)?;
         let (parent, node) = (self.tree.node(dir)?, self.tree.node(id)?);
+        self.intend(call, || Intent::Unlink {
+            id,
+            at: dentry((dir, name)),
+            is_dir: false,
+        });
+        let prepared = self.tree.prepare_removal(id, &node, false);
         let path = joined(&self.tree, parent.as_fd(), name);
-        sys::unlinkat(parent.as_fd(), &c_name(name), 0).map_err(|source| Error {
+        let done = sys::unlinkat(parent.as_fd(), &c_name(name), 0).map_err(|source| Error {
             op: "unlink",
             id: Some(id),
             source,
-        })?;
+        });
+        let recorded = done.and_then(|()| {
+            self.unlinked(&locked, call, (id, &node), (dir, &parent), (name, path))
+        });
+        if prepared {
+            self.tree.settle_removal(id);
+        }
+        recorded
+    }
+
+    /// Records that a name just went.
+    pub(super) fn unlinked(
+        &self,
+        locked: &Locked<'_>,
+        call: &Call,
+        (id, node): (FileId, &Arc<OwnedFd>),
+        (dir, parent): (FileId, &OwnedFd),
+        (name, path): (&Name, Vec<u8>),
+    ) -> Result<(), Error> {
         let stat = self.or_doubt(self.stat_after(node.as_fd(), id), dir)?;
-        let at = Dentry {
-            parent: dir,
-            name: name.clone(),
-        };
+        let at = dentry((dir, name));
         self.tree.members().note_unlinked(id);
         let mut body = self.body(call, Op::Unlink { at, id }, path);
         body.after = Some(stat.attrs());
-        self.removed(&locked, body, dir, &parent, id)?;
+        self.removed(locked, body, dir, parent, id)?;
         if stat.nlink == 0 {
-            self.tree.note_removed(id, &node, false);
+            self.tree.note_removed(id, node, false);
         }
         Ok(())
     }
@@ -365,24 +453,35 @@ impl Capture {
         let (id, locked) = self.lock_entry(dir, name)?;
         self.act_as(call)?;
         let (parent, node) = (self.tree.node(dir)?, self.tree.node(id)?);
+        self.intend(call, || Intent::Unlink {
+            id,
+            at: dentry((dir, name)),
+            is_dir: true,
+        });
+        let prepared = self.tree.prepare_removal(id, &node, true);
         let path = joined(&self.tree, parent.as_fd(), name);
-        sys::unlinkat(parent.as_fd(), &c_name(name), libc::AT_REMOVEDIR).map_err(|source| {
-            Error {
-                op: "rmdir",
-                id: Some(id),
-                source,
-            }
-        })?;
-        let at = Dentry {
-            parent: dir,
-            name: name.clone(),
-        };
-        let body = self.body(call, Op::Rmdir { at, id }, path);
-        self.tree.note_removed(id, &node, true);
-        self.removed(&locked, body, dir, &parent, id)
+        let done = sys::unlinkat(parent.as_fd(), &c_name(name), libc::AT_REMOVEDIR);
+        let done = done.map_err(|source| Error {
+            op: "rmdir",
+            id: Some(id),
+            source,
+        });
+        let recorded = done.and_then(|()| {
+            let op = Op::Rmdir {
+                at: dentry((dir, name)),
+                id,
+            };
+            let body = self.body(call, op, path);
+            self.tree.note_removed(id, &node, true);
+            self.removed(&locked, body, dir, &parent, id)
+        });
+        if prepared {
+            self.tree.settle_removal(id);
+        }
+        recorded
     }
 
-    fn removed(
+    pub(super) fn removed(
         &self,
         locked: &Locked<'_>,
         mut body: Body,
@@ -416,11 +515,23 @@ impl Capture {
             source,
         };
         let (from_dir, to_dir) = (self.tree.node(from.0)?, self.tree.node(to.0)?);
-        let node = self.tree.node(id)?;
         let over = replaced.map(|(id, _)| self.tree.node(id)).transpose()?;
         let mut path = joined(&self.tree, from_dir.as_fd(), from.1);
         path.push(0);
         path.extend(joined(&self.tree, to_dir.as_fd(), to.1));
+        self.intend(call, || Intent::Rename {
+            id,
+            from: dentry(from),
+            to: dentry(to),
+            replaced: replaced.map(|(id, _)| id),
+            flags,
+        });
+        let prepared = match (replaced, &over) {
+            (Some((over, was)), Some(fd)) if flags & libc::RENAME_EXCHANGE == 0 => {
+                self.tree.prepare_removal(over, fd, was.is_dir()).then_some(over)
+            }
+            _ => None,
+        };
         let began = sys::coarse_now();
         let done = sys::renameat2(
             from_dir.as_fd(),
@@ -432,7 +543,40 @@ impl Capture {
         if done.is_err() && flags & libc::RENAME_WHITEOUT != 0 {
             self.record_touched(&locked, call, &[from.0, to.0], began);
         }
-        done.map_err(fail)?;
+        if done.is_ok() {
+            let parties = Parties {
+                from,
+                to,
+                moved,
+                replaced,
+                over: over.as_ref(),
+                flags,
+            };
+            self.renamed(&locked, call, &parties, path);
+        }
+        if let Some(over) = prepared {
+            self.tree.settle_removal(over);
+        }
+        done.map_err(fail)
+    }
+
+    /// Records a rename that just took effect. One that cannot be described leaves its inodes in doubt.
+    pub(super) fn renamed(
+        &self,
+        locked: &Locked<'_>,
+        call: &Call,
+        parties: &Parties<'_>,
+        path: Vec<u8>,
+    ) {
+        let Parties {
+            from,
+            to,
+            moved,
+            replaced,
+            over,
+            flags,
+        } = *parties;
+        let id = moved.0;
         self.note_names(moved, replaced, flags);
         if from.0 != to.0 {
             let dirs = [Some(moved), replaced].into_iter().flatten();
@@ -442,12 +586,14 @@ impl Capture {
         }
         if replaced.is_some_and(|(over, _)| over == id) {
             // Two names of one inode: rename(2) leaves both, exchanging them changes nothing.
-            return Ok(());
+            return;
         }
         let result: Result<Body, Error> = (|| {
+            let (from_dir, to_dir) = (self.tree.node(from.0)?, self.tree.node(to.0)?);
+            let node = self.tree.node(id)?;
             let stat = self.stat_after(node.as_fd(), id)?;
             let kind = self.tree.kind_of(node.as_fd(), id, &stat)?;
-            let replaced = match (replaced, &over) {
+            let replaced = match (replaced, over) {
                 (Some((over_id, was)), Some(fd)) => {
                     let over_stat = self.stat_after(fd.as_fd(), over_id)?;
                     let node = self.tree.kind_of(fd.as_fd(), over_id, &was)?;
@@ -477,10 +623,6 @@ impl Capture {
             } else {
                 RenameMode::Plain
             };
-            let dentry = |(parent, name): (FileId, &Name)| Dentry {
-                parent,
-                name: name.clone(),
-            };
             let op = Op::Rename {
                 id,
                 node: kind,
@@ -496,13 +638,12 @@ impl Capture {
             Ok(body)
         })();
         match result {
-            Ok(body) => self.record(&locked, &body, &[], &[from.0, to.0, id]),
+            Ok(body) => self.record(locked, &body, &[], &[from.0, to.0, id]),
             Err(error) => {
                 tracing::error!(%error, "a rename took effect and cannot be described");
                 self.doubt(&[from.0, to.0, id], false);
             }
         }
-        Ok(())
     }
 
     /// A rename that failed may have stamped its directories all the same: ext4 makes the whiteout

@@ -10,7 +10,7 @@ use super::run::{Entrances, Outcome, explained};
 use crate::config::{
     MountOptions, Role, Settings, StateOwner, Surroundings, check_mount, claim_state,
 };
-use crate::supervisor::{self, Ready};
+use crate::supervisor::{self, Charge, Line, Ready};
 
 /// Collects what was asked for: the environment's run directory, then `-o`, then flags; later wins.
 pub(super) fn settings(args: &MountArgs, run_dir: &Path) -> anyhow::Result<Settings> {
@@ -62,13 +62,17 @@ pub(super) fn mount(
     entrances: &Entrances,
 ) -> anyhow::Result<Outcome> {
     let ready = if args.ready_on_stdin {
-        supervisor::detach()?;
+        if !Line::is_there() {
+            supervisor::detach()?;
+        }
         Ready::on_stdin().context("--ready-on-stdin")?
     } else {
         Ready::on_stdout()
     };
     match serve_or_start(args, run_dir, entrances, &ready) {
-        Ok(()) => Ok(Outcome::Yes),
+        Ok(0) => Ok(Outcome::Yes),
+        // Its last worker has said why.
+        Ok(_) => Ok(Outcome::Told),
         // In the background the parent prints it; the log keeps it, too.
         Err(error) if ready.refuse(&explained(&error)) => {
             let _ = writeln!(std::io::stderr(), "doppelfs: {}", explained(&error));
@@ -83,26 +87,42 @@ fn serve_or_start(
     run_dir: &Path,
     entrances: &Entrances,
     ready: &Ready,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<u8> {
     let settings = settings(args, run_dir)?;
     let mut options = MountOptions::new(&args.dir, args.mountpoint.as_deref(), &settings)?;
+    if Line::is_there() {
+        // A supervisor has looked at everything; by now its mount may be in the way.
+        start_log();
+        return (entrances.source)(options, ready.clone()).map(|()| 0);
+    }
     check_mount(&mut options, &Surroundings::look())?;
     (entrances.probe)(&options)?;
     let owner = StateOwner::new(Role::Source, options.set.as_str(), &options.dir);
     claim_state(&options.state_dir, &owner)?;
+    let program = std::env::current_exe().context("cannot find this program")?;
     if options.foreground || args.ready_on_stdin {
         start_log();
-        return (entrances.source)(options, ready.clone());
+        let kind = if options.foreground { "-f" } else { READY_ON_STDIN };
+        let charge = Charge {
+            program,
+            words: worker_words(kind, &options, &settings),
+            set: options.set.clone(),
+            run_dir: options.run_dir.clone(),
+            stdin: ready.hand_over(),
+        };
+        return supervisor::supervise(charge).context("cannot supervise a worker");
     }
     let log = options.state_dir.join("log/worker.log");
-    let program = std::env::current_exe().context("cannot find this program")?;
-    supervisor::start_worker(&program, &worker_words(&options, &settings), &log)?;
-    Ok(())
+    let words = worker_words(READY_ON_STDIN, &options, &settings);
+    supervisor::start_worker(&program, &words, &log)?;
+    Ok(0)
 }
 
+const READY_ON_STDIN: &str = "--ready-on-stdin";
+
 /// The command line of the worker: the same settings, with all paths made absolute.
-fn worker_words(options: &MountOptions, settings: &Settings) -> Vec<OsString> {
-    let mut words: Vec<OsString> = vec!["mount".into(), "--ready-on-stdin".into()];
+fn worker_words(kind: &str, options: &MountOptions, settings: &Settings) -> Vec<OsString> {
+    let mut words: Vec<OsString> = vec!["mount".into(), kind.into()];
     for (key, value) in settings.pairs() {
         let text = match (key, value) {
             ("foreground" | "sloppy" | "run-dir" | "state" | "queue-dir", _) => continue,

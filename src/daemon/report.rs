@@ -99,9 +99,13 @@ impl Source {
                 remap_links: self.options.remap_links,
             }],
             state,
-            supervisor_pid: pid,
+            supervisor_pid: if self.is_supervised {
+                std::os::unix::process::parent_id()
+            } else {
+                pid
+            },
             worker_pid: pid,
-            worker_restarts: 0,
+            worker_restarts: self.restarts,
             history: self.covered.history.to_string(),
             captured_seq: self.journal.end().0,
             kernel: self.kernel(),

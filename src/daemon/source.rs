@@ -1,7 +1,7 @@
 //! The worker of a set: from options to a served mount, and its end.
 
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
@@ -17,11 +17,12 @@ use crate::config::{self, MountOptions, Role, StateOwner, Surroundings};
 use crate::control;
 use crate::fuse;
 use crate::journal::Journal;
+use crate::live::{Live, OpenCheck};
 use crate::mirror::{CheckProgress, Event, Mirror, MirrorState, check};
 use crate::passthrough::Tree;
 use crate::sender::{Sender, SenderOptions};
 use crate::stats::SetCounters;
-use crate::supervisor::Ready;
+use crate::supervisor::{Handover, Line, Ready};
 use crate::sync::{self, Mutex, Rank};
 use crate::sys::{self, FuseMount};
 use crate::types::{Time, limits};
@@ -55,6 +56,10 @@ pub(super) struct Source {
     pub(super) check: Arc<CheckProgress>,
     pub(super) mirrored: Arc<MirrorState>,
     pub(super) warnings: Vec<String>,
+    /// Is there a supervisor?
+    pub(super) is_supervised: bool,
+    /// How often a worker was started again.
+    pub(super) restarts: u64,
     /// Rises whenever something that a wait may wait for has changed.
     pub(super) changes: watch::Sender<u64>,
 }
@@ -65,6 +70,12 @@ pub(super) struct Source {
 /// What stands in the way, for people.
 pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()> {
     sys::act_without_own_limits();
+    let line = Line::inherited();
+    let handover = line.as_ref().map(|line| line.begin()).transpose();
+    let handover = handover.context("cannot hear the supervisor")?.flatten();
+    if let (Some(handover), Some(line)) = (handover, &line) {
+        return take_over(&options, handover, line, ready);
+    }
     config::check_mount(&mut options, &Surroundings::look())?;
     options.remap_from()?;
     let (warnings, is_bypassed) = look_around(&options)?;
@@ -78,14 +89,93 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
     // A directory that cannot be protected leaves no claim behind.
     let tree = open_tree(&options)?;
     config::claim_state(&options.state_dir, &owner)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let begun = start::begin(&options, tree.root_id(), is_bypassed, false)?;
+    let live = match &line {
+        Some(_) => Live::begin(&live_dir(&options), begun.incarnation)
+            .context("cannot keep what survives a worker")?,
+        None => Live::none(),
+    };
+    store_warnings(&begun.journal, &warnings);
+    let lineage = Lineage {
+        line,
+        live,
+        device: None,
+        restarts: 0,
+    };
+    serve(&options, warnings, tree, begun, lineage, ready)
+}
+
+/// What connects a worker with those before and after it.
+struct Lineage {
+    line: Option<Arc<Line>>,
+    live: Live,
+    /// The connection to the kernel, where it is taken over.
+    device: Option<OwnedFd>,
+    /// How often a worker was started again.
+    restarts: u64,
+}
+
+/// Where what survives a worker is kept.
+fn live_dir(options: &MountOptions) -> PathBuf {
+    options.run_dir.join(format!("{}.live", options.set))
+}
+
+/// The fact that holds what the administrator should know, for the workers that come later: they do not
+/// look around again, since their own mount is in the way.
+const FACT_WARNINGS: &str = "warnings";
+
+fn store_warnings(journal: &Journal, warnings: &[String]) {
+    let bytes = rmp_serde::to_vec(warnings).unwrap_or_default();
+    if let Err(error) = journal.put(FACT_WARNINGS, &bytes) {
+        tracing::warn!(%error, "cannot keep the warnings");
+    }
+}
+
+/// Goes on where the last worker died. Nothing of the mount may be touched before it is served.
+fn take_over(
+    options: &MountOptions,
+    handover: Handover,
+    line: &Arc<Line>,
+    ready: Ready,
+) -> anyhow::Result<()> {
+    let Handover {
+        device,
+        tree,
+        kept,
+        restarts,
+    } = handover;
+    tracing::info!(restarts, kept = kept.len(), "takes over");
+    let live = Live::open(&live_dir(options)).context("cannot take over")?;
+    let mut tree = Tree::new(tree, cached_descriptors()).context("cannot take over")?;
+    tree.set_keeper(line.clone(), kept);
+    let begun = start::begin(options, tree.root_id(), false, true)?;
+    let warnings = begun.journal.get(FACT_WARNINGS).ok().flatten();
+    let warnings = warnings.and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
+    let lineage = Lineage {
+        line: Some(line.clone()),
+        live,
+        device: Some(device),
+        restarts,
+    };
+    drop(ready);
+    let ready = Ready::silent();
+    serve(options, warnings.unwrap_or_default(), tree, begun, lineage, ready)
+}
+
+fn start_runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("dfs-net")
         .enable_all()
         .build()
-        .context("cannot start the runtime")?;
-    let begun = start::begin(&options, tree.root_id(), is_bypassed)?;
-    serve(&options, warnings, runtime, tree, begun, ready)
+        .context("cannot start the runtime")
+}
+
+/// How many descriptors of nodes are cached.
+fn cached_descriptors() -> usize {
+    usize::try_from(sys::open_files_limit() / 4)
+        .unwrap_or(256)
+        .min(4096)
 }
 
 /// Can the directory be protected? Changes nothing.
@@ -108,10 +198,7 @@ fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
             options.dir.display()
         );
     }
-    let cached = usize::try_from(sys::open_files_limit() / 4)
-        .unwrap_or(256)
-        .min(4096);
-    Tree::new(root, cached).with_context(|| {
+    Tree::new(root, cached_descriptors()).with_context(|| {
         let mount = Spot::of(&options.dir).map(|spot| spot.mount);
         let fs_type = mount.map_or_else(|_| "unknown".to_owned(), |mount| mount.fs_type);
         format!(
@@ -187,17 +274,27 @@ fn subvolumes_within(dir: &Path) -> Vec<String> {
 fn serve(
     options: &MountOptions,
     mut warnings: Vec<String>,
-    runtime: Runtime,
-    tree: Tree,
+    mut tree: Tree,
     begun: Begun,
+    lineage: Lineage,
     ready: Ready,
 ) -> anyhow::Result<()> {
+    let runtime = start_runtime()?;
     let Begun {
         journal,
         covered,
         doubt,
         ..
     } = begun;
+    let Lineage {
+        line,
+        live,
+        device,
+        restarts,
+    } = lineage;
+    if let (Some(line), false) = (&line, live.is_taken_over()) {
+        tree.set_keeper(line.clone(), Vec::new());
+    }
     let targets: Vec<String> = options.targets.iter().map(ToString::to_string).collect();
     let (numbers, gone) = number_connections(&journal, &targets)?;
     for target in gone {
@@ -212,6 +309,7 @@ fn serve(
         atime: options.atime,
         gap_file: options.state_dir.join("gap"),
         counters: counters.clone(),
+        live: live.clone(),
     };
     let (capture, gap_was_set) =
         Capture::new(tree, journal.clone(), capture_options, watcher.clone())
@@ -221,15 +319,36 @@ fn serve(
     let after = begin_doubt(&capture, doubt, gap_was_set)?;
     start::store(&journal, &covered).context("cannot store the state")?;
     let place = Place::of(&options.dir, capture.tree().root());
-    let kernel = mount(options, &capture, &journal)?;
+    let kernel = match device {
+        Some(device) => {
+            let taken = capture.take_over();
+            tracing::info!(?taken, "what the last worker left is settled");
+            fuse::take_over(capture.clone(), device, FUSE_THREADS)?
+        }
+        None => mount(options, &capture, &journal)?,
+    };
+    if let (Some(line), false) = (&line, live.is_taken_over()) {
+        hold(line, &live, &kernel, &capture);
+    }
     // The directory is covered from here on: requests wait until they are served below.
     let detachment = Detachment::watch(&options.mountpoint).context("cannot watch the mounts")?;
     let watched_since = start::watched_since();
-    let interval = after.map(|after| Uncovered {
-        after,
-        until: watched_since,
-    });
+    let interval = match live.open_check() {
+        // The last worker did not come to the end of it.
+        Some(open) => Some(Uncovered {
+            after: start::time_of(open.after_ns),
+            until: start::time_of(open.until_ns),
+        }),
+        None => after.map(|after| Uncovered {
+            after,
+            until: watched_since,
+        }),
+    };
     if let Some(interval) = interval {
+        live.note_check(Some(OpenCheck {
+            after_ns: nanoseconds(interval.after),
+            until_ns: nanoseconds(interval.until),
+        }));
         capture.begin_check(interval);
     }
     let place = place
@@ -257,6 +376,8 @@ fn serve(
         check: Arc::new(CheckProgress::default()),
         mirrored: mirror.state(),
         warnings,
+        is_supervised: line.is_some(),
+        restarts,
         changes: watch::Sender::new(0),
     });
     let stop = Arc::new(AtomicBool::new(false));
@@ -280,14 +401,33 @@ fn serve(
         options.mountpoint.display(),
         options.set
     ));
+    if let Some(line) = &line {
+        line.serving();
+    }
     let served = kernel.run();
     tracing::info!("the mount has ended");
+    if let Some(line) = &line {
+        line.ended();
+    }
+    live.end();
     let ended = running.end(&mut mirror, interval);
     drop((capture, source, senders));
     drop(server);
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     served?;
     ended
+}
+
+/// The mount outlives this worker from now on, where the kernel can send requests again that a dead
+/// worker has read (Linux 6.9).
+fn hold(line: &Line, live: &Live, kernel: &fuse::Kernel, capture: &Capture) {
+    const FUSE_HAS_RESEND: u64 = 1 << 39;
+    let offered = live.offer().map_or(0, |offer| offer.flags);
+    if offered & FUSE_HAS_RESEND == 0 {
+        tracing::warn!("this kernel cannot send requests again (Linux 6.9 can): should the worker end, the mount ends with it");
+        return;
+    }
+    line.hold(kernel.device(), capture.tree().root());
 }
 
 /// How far images may run ahead of what is applied.
@@ -346,6 +486,9 @@ fn start_check(
     let source = source.clone();
     let walk = move || {
         check(&source.capture, interval, &source.check, &stop);
+        if !source.capture.is_checking() {
+            source.capture.live().note_check(None);
+        }
         source.changes.send_modify(|changes| *changes += 1);
     };
     Ok(Some(

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::activity::{Covered, Now, Verdict, assess};
@@ -24,6 +24,8 @@ pub(super) struct Begun {
     pub(super) journal: Arc<Journal>,
     pub(super) covered: Covered,
     pub(super) doubt: Doubt,
+    /// A number for a new mount.
+    pub(super) incarnation: u64,
 }
 
 /// What is in doubt at the start.
@@ -55,8 +57,13 @@ fn last_record_ns(journal: &Arc<Journal>) -> Option<u64> {
 }
 
 /// Opens the queue and decides what may be believed of it. `bypassed`: a way beside the mount is
-/// known.
-pub(super) fn begin(options: &MountOptions, root: FileId, bypassed: bool) -> anyhow::Result<Begun> {
+/// known. `takes_over`: the mount was there all the time, so that nothing is in doubt.
+pub(super) fn begin(
+    options: &MountOptions,
+    root: FileId,
+    bypassed: bool,
+    takes_over: bool,
+) -> anyhow::Result<Begun> {
     let journal_options = journal::Options {
         disk_bytes_max: options.queue_disk_max,
         free_bytes_min: options.queue_free_min,
@@ -78,6 +85,9 @@ pub(super) fn begin(options: &MountOptions, root: FileId, bypassed: bool) -> any
         end: journal.end(),
         records_lost: recovery.records_lost,
     };
+    if takes_over {
+        return go_on(journal, &recovery, last, root);
+    }
     let verdict = assess(last.as_ref(), &now);
     tracing::info!(?verdict, ?recovery, "looked at how the last run ended");
     let fresh = || -> anyhow::Result<u128> { sys::random_u128().context("no random numbers") };
@@ -112,6 +122,32 @@ pub(super) fn begin(options: &MountOptions, root: FileId, bypassed: bool) -> any
         journal,
         covered,
         doubt,
+        incarnation: fresh()? as u64 | 1,
+    })
+}
+
+/// The next worker of a mount has everything that the last one had recorded.
+fn go_on(
+    journal: Arc<Journal>,
+    recovery: &journal::Recovery,
+    last: Option<Covered>,
+    root: FileId,
+) -> anyhow::Result<Begun> {
+    let covered = last.context("the state of the last worker is missing")?;
+    if covered.root != root {
+        bail!("the state is of another directory");
+    }
+    let doubt = if recovery.records_lost {
+        tracing::error!(?recovery, "the queue misses records that it had");
+        Doubt::Everything
+    } else {
+        Doubt::Nothing
+    };
+    Ok(Begun {
+        journal,
+        covered,
+        doubt,
+        incarnation: 0,
     })
 }
 

@@ -18,6 +18,7 @@ use fuser::{
 use crate::capture::{
     AttrChange, Call, Capture, Created, Extent, NewNode, OpenMode, SetId, Written,
 };
+use crate::live::{Answer, Offer};
 use crate::passthrough::{Error, OpenFile, Tree};
 use crate::sys::{self, CopyRange, FileStat};
 use crate::types::{Caller, FileId, Name, Node, limits};
@@ -41,6 +42,9 @@ pub struct Adapter {
     pub(super) unproven: mpsc::Sender<Unproven>,
 }
 
+/// `FUSE_UNIQUE_RESEND`: the mark of a request that the kernel sends again.
+const RESENT: u64 = 1 << 63;
+
 fn call(req: &Request) -> Call {
     Call {
         caller: Caller {
@@ -48,7 +52,7 @@ fn call(req: &Request) -> Call {
             gid: req.gid(),
             pid: req.pid(),
         },
-        unique: req.unique().0,
+        unique: req.unique().0 & !RESENT,
         set_id: SetId::Keep,
     }
 }
@@ -96,6 +100,17 @@ macro_rules! attempt {
             Err(error) => return $reply.error(errno(&error)),
         }
     };
+}
+
+/// Begins to serve a request, unless it is one that workers die over.
+macro_rules! begin {
+    ($self:expr, $req:expr, $reply:expr) => {{
+        let served = $self.begin($req);
+        if served.answer == Some(Answer::Poison) {
+            return $reply.error(Errno::EIO);
+        }
+        served
+    }};
 }
 
 /// How the kernel is to treat an open file: readers through its cache, which stays valid since every
@@ -212,6 +227,12 @@ impl Filesystem for Adapter {
                 return Err(io::Error::from_raw_os_error(libc::EPROTO));
             }
         }
+        let most = config.set_max_readahead(u32::MAX);
+        self.capture.live().note_offer(Offer {
+            flags: offered.bits(),
+            minor: config.kernel_abi().1,
+            max_readahead: most.unwrap_or_else(|most| most),
+        });
         let text = format!(
             "kernel ABI {}, not offered: [{}]",
             config.kernel_abi(),
@@ -222,7 +243,8 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _served = begin!(self, req, reply);
         match name.as_bytes() {
             b"." => return self.look_up_number(parent, reply),
             b".." => return self.look_up_parent(parent, reply),
@@ -240,12 +262,11 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        if let Some(id) = self.nodes.forget(ino.0, nlookup) {
-            self.capture.tree().note_forgotten(id);
-        }
+        self.forget_node(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _served = begin!(self, req, reply);
         let id = attempt!(reply, self.id(ino));
         let open = self.file_of(fh, id);
         let stat = match open {
@@ -274,6 +295,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _served = begin!(self, req, reply);
         let id = attempt!(reply, self.id(ino));
         let open = self.file_of(fh, id);
         let change = AttrChange {
@@ -291,7 +313,8 @@ impl Filesystem for Adapter {
         reply.attr(&TTL, &reply::attr(&stat, stat.ino));
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _served = begin!(self, req, reply);
         let id = attempt!(reply, self.id(ino));
         let node = attempt!(reply, self.capture.tree().node(id));
         let target = sys::readlink_fd(node.as_fd()).map_err(|source| Error {
@@ -313,6 +336,10 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let served = begin!(self, req, reply);
+        if let Some(Answer::Entry(id)) = served.answer {
+            return self.reply_entry_before(id, reply);
+        }
         let node = match mode & libc::S_IFMT {
             libc::S_IFIFO => Node::Fifo,
             libc::S_IFSOCK => Node::Socket,
@@ -335,6 +362,10 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let served = begin!(self, req, reply);
+        if let Some(Answer::Entry(id)) = served.answer {
+            return self.reply_entry_before(id, reply);
+        }
         let new = NewNode {
             node: Node::Dir,
             mode,
@@ -352,6 +383,10 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let served = begin!(self, req, reply);
+        if let Some(Answer::Entry(id)) = served.answer {
+            return self.reply_entry_before(id, reply);
+        }
         let node = Node::Symlink(target.as_os_str().as_bytes().to_vec());
         let new = NewNode {
             node,
@@ -363,6 +398,10 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let served = begin!(self, req, reply);
+        if served.answer == Some(Answer::Done) {
+            return reply.ok();
+        }
         let dir = attempt!(reply, self.id(parent));
         let name = attempt!(reply, name_of(name));
         attempt!(reply, self.capture.unlink(&call(req), dir, &name));
@@ -370,6 +409,10 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let served = begin!(self, req, reply);
+        if served.answer == Some(Answer::Done) {
+            return reply.ok();
+        }
         let dir = attempt!(reply, self.id(parent));
         let name = attempt!(reply, name_of(name));
         attempt!(reply, self.capture.rmdir(&call(req), dir, &name));
@@ -386,6 +429,10 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let served = begin!(self, req, reply);
+        if served.answer == Some(Answer::Done) {
+            return reply.ok();
+        }
         let (from, to) = (
             attempt!(reply, self.id(parent)),
             attempt!(reply, self.id(newparent)),
@@ -414,6 +461,10 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
+        let served = begin!(self, req, reply);
+        if let Some(Answer::Entry(id)) = served.answer {
+            return self.reply_entry_before(id, reply);
+        }
         let (id, dir) = (
             attempt!(reply, self.id(ino)),
             attempt!(reply, self.id(newparent)),
@@ -424,14 +475,14 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _served = begin!(self, req, reply);
         let id = attempt!(reply, self.id(ino));
         let mode = OpenMode { flags: flags.0 };
         let (file, stat) = attempt!(reply, self.capture.open(&call(req), id, mode));
         let fopen = open_reply(self.capture.tree(), mode, &stat);
-        reply.opened(
-            FileHandle(self.capture.files.insert(file, mode.again())),
-            fopen,
-        );
+        let number = self.capture.files.insert(file, mode.again());
+        self.capture.live().flight().note_file(number);
+        reply.opened(FileHandle(number), fopen);
     }
 
     fn create(
@@ -444,6 +495,11 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let served = begin!(self, req, reply);
+        if let Some(Answer::Entry(id)) = served.answer {
+            let mode = OpenMode { flags };
+            return self.reply_made_before(&call(req), id, mode, open_reply, reply);
+        }
         let dir = attempt!(reply, self.id(parent));
         let name = attempt!(reply, name_of(name));
         let new = NewNode {
@@ -456,19 +512,20 @@ impl Filesystem for Adapter {
         let (created, file) = attempt!(reply, done);
         self.nodes.remember(created.id);
         let attr = reply::attr(&created.stat, self.nodes.number(created.id));
-        let fh = FileHandle(self.capture.files.insert(file, open.again()));
+        let number = self.capture.files.insert(file, open.again());
+        self.capture.live().flight().note_file(number);
         reply.created(
             &TTL,
             &attr,
             Generation(created.id.generation.0),
-            fh,
+            FileHandle(number),
             open_reply(self.capture.tree(), open, &created.stat),
         );
     }
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -477,6 +534,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _served = begin!(self, req, reply);
         let file = attempt!(reply, self.file(fh));
         let mut buf = vec![0u8; size as usize];
         let read = sys::pread(file.fd.as_fd(), &mut buf, offset).map_err(|source| Error {
@@ -500,6 +558,10 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let served = begin!(self, req, reply);
+        if let Some(Answer::Written(bytes)) = served.answer {
+            return reply.written(u32::try_from(bytes).unwrap_or(u32::MAX));
+        }
         let file = attempt!(reply, self.file(fh));
         // Pages of a mapping come through any of a file's handles.
         let is_page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -529,7 +591,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -537,6 +599,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _served = begin!(self, req, reply);
         if let Some(id) = self.capture.files.remove(fh.0) {
             self.capture.tree().note_closed(id);
         }
@@ -558,31 +621,35 @@ impl Filesystem for Adapter {
 
     fn fsync(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _served = begin!(self, req, reply);
         let file = attempt!(reply, self.file(fh));
         attempt!(reply, self.capture.sync_file(&file, datasync));
         reply.ok();
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _served = begin!(self, req, reply);
         let id = attempt!(reply, self.id(ino));
         let number = attempt!(reply, self.open_dir(id));
+        self.capture.live().flight().note_dir(number);
         reply.opened(FileHandle(number), FopenFlags::FOPEN_KEEP_CACHE);
     }
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _served = begin!(self, req, reply);
         match self.list(fh.0, offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(&e)),
@@ -591,12 +658,13 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _served = begin!(self, req, reply);
         match self.list_plus(fh.0, offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(errno(&e)),
@@ -605,12 +673,13 @@ impl Filesystem for Adapter {
 
     fn releasedir(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _served = begin!(self, req, reply);
         if let Some(id) = self.capture.dirs.remove(fh.0) {
             self.capture.tree().note_closed(id);
         }
@@ -619,12 +688,13 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _served = begin!(self, req, reply);
         let dir = attempt!(reply, self.dir(fh.0));
         let done = sys::fsync(dir.fd.as_fd()).map_err(|source| Error {
             op: "fsync",
@@ -635,7 +705,8 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let _served = begin!(self, req, reply);
         let done = sys::statvfs(self.capture.tree().root()).map_err(|source| Error {
             op: "statfs",
             id: None,
@@ -665,6 +736,10 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let served = begin!(self, req, reply);
+        if served.answer == Some(Answer::Done) {
+            return reply.ok();
+        }
         let id = attempt!(reply, self.id(ino));
         let name = attempt!(reply, xattr_name(name));
         attempt!(
@@ -674,7 +749,8 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _served = begin!(self, req, reply);
         let id = attempt!(reply, self.id(ino));
         let name = attempt!(reply, xattr_name(name));
         let node = attempt!(reply, self.capture.tree().node(id));
@@ -693,6 +769,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _served = begin!(self, req, reply);
         let id = attempt!(reply, self.id(ino));
         let list = attempt!(reply, self.xattr_names(id, req));
         if size == 0 {
@@ -705,6 +782,10 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let served = begin!(self, req, reply);
+        if served.answer == Some(Answer::Done) {
+            return reply.ok();
+        }
         let id = attempt!(reply, self.id(ino));
         let name = attempt!(reply, xattr_name(name));
         attempt!(reply, self.capture.remove_xattr(&call(req), id, &name));
@@ -721,6 +802,10 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let served = begin!(self, req, reply);
+        if served.answer == Some(Answer::Done) {
+            return reply.ok();
+        }
         let file = attempt!(reply, self.file(fh));
         let extent = Extent { offset, length };
         let done = self
@@ -732,13 +817,14 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _served = begin!(self, req, reply);
         let file = attempt!(reply, self.file(fh));
         let at = sys::lseek(file.fd.as_fd(), offset, whence).map_err(|source| Error {
             op: "lseek",
@@ -762,6 +848,10 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let served = begin!(self, req, reply);
+        if let Some(Answer::Written(bytes)) = served.answer {
+            return reply.written(u32::try_from(bytes).unwrap_or(u32::MAX));
+        }
         let (from, to) = (
             attempt!(reply, self.file(fh_in)),
             attempt!(reply, self.file(fh_out)),

@@ -18,7 +18,8 @@ mod errno;
 mod export;
 mod nodes;
 mod reply;
+mod served;
 mod session;
 
 pub use adapter::Adapter;
-pub use session::{Kernel, SessionError, serve};
+pub use session::{Kernel, SessionError, serve, take_over};

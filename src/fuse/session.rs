@@ -1,7 +1,7 @@
 //! The connection to the kernel, from mount to unmount.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 
@@ -42,13 +42,18 @@ pub enum SessionError {
 pub struct Kernel {
     session: Option<Session<Adapter>>,
     agreed: Agreed,
-    mountpoint: PathBuf,
+    /// A mount that was made just now and goes when it was never served.
+    takes_back: Option<PathBuf>,
+    device: OwnedFd,
+    /// Are there requests that an earlier worker has read and not answered?
+    resends: bool,
 }
 
 impl Drop for Kernel {
     fn drop(&mut self) {
         if self.session.take().is_some()
-            && let Err(error) = sys::umount(&self.mountpoint, true)
+            && let Some(mountpoint) = &self.takes_back
+            && let Err(error) = sys::umount(mountpoint, true)
         {
             tracing::error!(%error, "cannot take back the mount");
         }
@@ -77,10 +82,65 @@ pub fn serve(
         mountpoint: mountpoint.display().to_string(),
         source,
     })?;
+    let live = device.try_clone().map_err(SessionError::Device)?;
+    match shake_hands(capture, device, threads) {
+        Ok((session, agreed)) => Ok(Kernel {
+            session: Some(session),
+            agreed,
+            takes_back: Some(mountpoint.to_path_buf()),
+            device: live,
+            resends: false,
+        }),
+        Err(error) => {
+            // Ours, just mounted, and nobody can have used it.
+            if let Err(e) = sys::umount(mountpoint, true) {
+                tracing::error!(error = %e, "cannot take back the mount");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Takes over a file system whose last worker has died: `device` is its connection. Nothing is served
+/// yet, and nothing is taken back should this fail.
+///
+/// # Errors
+/// [`SessionError`].
+pub fn take_over(
+    capture: Arc<Capture>,
+    device: OwnedFd,
+    threads: usize,
+) -> Result<Kernel, SessionError> {
+    let unknown = || io::Error::new(io::ErrorKind::InvalidData, "what it offered is not known");
+    let offer = capture.live().offer();
+    let offer = offer.ok_or_else(|| SessionError::Handshake(unknown()))?;
+    // The library insists to shake hands. It does so with us, over a connection of our own, and gets
+    // the kernel's under the same number afterwards. Parameters stay those agreed on at the mount.
+    let (theirs, ours) = sys::message_pair().map_err(SessionError::Device)?;
+    let hello = sys::fuse_init_again(offer.minor, offer.max_readahead, offer.flags);
+    sys::send_message(ours.as_fd(), &hello, &[]).map_err(SessionError::Device)?;
+    let number = theirs.as_raw_fd();
+    let (session, agreed) = shake_hands(capture, theirs, threads)?;
+    sys::replace_fd(device.as_fd(), number).map_err(SessionError::Device)?;
+    Ok(Kernel {
+        session: Some(session),
+        agreed,
+        takes_back: None,
+        device,
+        resends: true,
+    })
+}
+
+fn shake_hands(
+    capture: Arc<Capture>,
+    device: OwnedFd,
+    threads: usize,
+) -> Result<(Session<Adapter>, Agreed), SessionError> {
     let agreed: Agreed = Arc::new(OnceLock::new());
     let nodes = Arc::new(Nodes::new(
         capture.tree().root_id(),
         capture.counters().clone(),
+        capture.live(),
     ));
     let notifier = Arc::new(OnceLock::new());
     let (unproven, questions) = mpsc::channel();
@@ -95,23 +155,10 @@ pub fn serve(
     let mut config = Config::default();
     config.n_threads = Some(threads);
     config.acl = SessionACL::All;
-    match Session::from_fd(adapter, device, SessionACL::All, config) {
-        Ok(session) => {
-            let _ = notifier.set(session.notifier());
-            Ok(Kernel {
-                session: Some(session),
-                agreed,
-                mountpoint: mountpoint.to_path_buf(),
-            })
-        }
-        Err(error) => {
-            // Ours, just mounted, and nobody can have used it.
-            if let Err(e) = sys::umount(mountpoint, true) {
-                tracing::error!(error = %e, "cannot take back the mount");
-            }
-            Err(SessionError::Handshake(error))
-        }
-    }
+    let session = Session::from_fd(adapter, device, SessionACL::All, config)
+        .map_err(SessionError::Handshake)?;
+    let _ = notifier.set(session.notifier());
+    Ok((session, agreed))
 }
 
 impl Kernel {
@@ -120,11 +167,23 @@ impl Kernel {
         self.agreed.get().map_or("", String::as_str)
     }
 
+    /// The connection, for who keeps it when this process dies.
+    pub fn device(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+
     /// Serves until the file system is unmounted.
     ///
     /// # Errors
     /// [`SessionError::Broken`].
     pub fn run(mut self) -> Result<(), SessionError> {
+        if self.resends {
+            match sys::fuse_resend(self.device.as_fd()) {
+                // The mount ended meanwhile, which the session hears, too.
+                Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {}
+                done => done.map_err(SessionError::Broken)?,
+            }
+        }
         let session = self.session.take();
         session.map_or(Ok(()), |session| {
             session.run().map_err(SessionError::Broken)

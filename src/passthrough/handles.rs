@@ -12,9 +12,10 @@ use std::sync::{Arc, OnceLock};
 use lru::LruCache;
 
 use super::tree::{Error, Tree};
+use crate::live::{Found, Live, Slab};
 use crate::sync::{Mutex, Rank};
 use crate::sys;
-use crate::types::{Caller, FileId};
+use crate::types::{Caller, FileId, Generation, Ino, ROOT_ID};
 
 /// An open file.
 #[derive(Debug)]
@@ -108,6 +109,9 @@ impl Open for OpenDir {
 
 const SHARDS: usize = 8;
 
+/// Words of a record that survives the worker.
+const RECORD_WORDS: usize = 5;
+
 /// Fewest descriptors that a shard keeps.
 const SHARD_MIN: usize = 4;
 
@@ -117,12 +121,55 @@ struct Again {
     id: FileId,
     flags: i32,
     opener: Caller,
+    /// Where it is kept for the next worker.
+    slot: u32,
+}
+
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+impl Again {
+    fn record(&self, number: u64) -> [u64; RECORD_WORDS] {
+        let Caller { uid, gid, pid } = self.opener;
+        [
+            number,
+            self.id.ino.0,
+            self.id.generation.0,
+            pair(self.flags as u32, pid),
+            pair(uid, gid),
+        ]
+    }
+
+    /// The number, and how it is opened again.
+    fn of(found: Found) -> Option<(u64, Again)> {
+        let [number, ino, generation, flags, owner]: [u64; RECORD_WORDS] =
+            found.words.try_into().ok()?;
+        let (low, high) = (|pair: u64| pair as u32, |pair: u64| (pair >> 32) as u32);
+        let again = Again {
+            id: FileId {
+                root: ROOT_ID,
+                ino: Ino(ino),
+                generation: Generation(generation),
+            },
+            flags: low(flags) as i32,
+            opener: Caller {
+                uid: low(owner),
+                gid: high(owner),
+                pid: high(flags),
+            },
+            slot: found.slot,
+        };
+        Some((number, again))
+    }
 }
 
 #[derive(Debug)]
 struct Shard<T> {
     /// All, and how they are opened again.
     all: HashMap<u64, Again>,
+    /// What the next worker finds.
+    slab: Slab,
     /// Those with a descriptor, the one used last first.
     open: LruCache<u64, Arc<T>>,
 }
@@ -132,26 +179,39 @@ struct Shard<T> {
 pub struct Handles<T> {
     next: AtomicU64,
     shard_max: usize,
+    live: Live,
     /// Rank `Handles`; no I/O under it.
     shards: [Mutex<Shard<T>>; SHARDS],
 }
 
 impl<T: Open> Handles<T> {
-    /// A table that keeps about this many descriptors open.
-    pub fn new(open_max: u64) -> Handles<T> {
-        let shard = |_| {
+    /// A table that keeps about this many descriptors open, and under `name` in `live` what is open,
+    /// with all that is there already.
+    pub fn new(open_max: u64, live: &Live, name: &str) -> Handles<T> {
+        let shard = |index| {
+            let (slab, found) = live.slab(&format!("{name}.{index}"), RECORD_WORDS);
             let shard = Shard {
-                all: HashMap::new(),
+                all: found.into_iter().filter_map(Again::of).collect(),
+                slab,
                 open: LruCache::unbounded(),
             };
             Mutex::new(Rank::Handles, shard)
         };
         let share = usize::try_from(open_max).unwrap_or(usize::MAX) / SHARDS;
         Handles {
-            next: AtomicU64::new(1),
+            next: AtomicU64::new(live.next_handle()),
             shard_max: share.max(SHARD_MIN),
+            live: live.clone(),
             shards: std::array::from_fn(shard),
         }
+    }
+
+    /// What everything in it is, each as often as it is open.
+    pub fn ids(&self) -> Vec<FileId> {
+        let of = |shard: &Mutex<Shard<T>>| -> Vec<FileId> {
+            shard.lock().all.values().map(|again| again.id).collect()
+        };
+        self.shards.iter().flat_map(of).collect()
     }
 
     fn shard(&self, number: u64) -> &Mutex<Shard<T>> {
@@ -170,9 +230,19 @@ impl<T: Open> Handles<T> {
     /// open.
     pub fn insert(&self, thing: T, flags: i32) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (id, opener) = (thing.id(), thing.opener());
+        self.live.note_handle(number);
+        let mut again = Again {
+            id: thing.id(),
+            flags,
+            opener: thing.opener(),
+            slot: u32::MAX,
+        };
         let mut shard = self.shard(number).lock();
-        shard.all.insert(number, Again { id, flags, opener });
+        match shard.slab.insert(&again.record(number)) {
+            Ok(slot) => again.slot = slot,
+            Err(error) => self.live.note_missing(&error),
+        }
+        shard.all.insert(number, again);
         let out = self.keep(&mut shard, number, Arc::new(thing));
         drop(shard);
         drop(out);
@@ -195,7 +265,9 @@ impl<T: Open> Handles<T> {
     /// # Errors
     /// What opening it again says.
     pub fn get(&self, tree: &Tree, number: u64) -> Result<Option<Arc<T>>, Error> {
-        let Again { id, flags, opener } = {
+        let Again {
+            id, flags, opener, ..
+        } = {
             let mut shard = self.shard(number).lock();
             if let Some(thing) = shard.open.get(&number) {
                 return Ok(Some(thing.clone()));
@@ -219,9 +291,30 @@ impl<T: Open> Handles<T> {
     pub fn remove(&self, number: u64) -> Option<FileId> {
         let mut shard = self.shard(number).lock();
         let known = shard.all.remove(&number);
+        if let Some(again) = known {
+            shard.slab.remove(again.slot);
+            if shard.slab.is_sparse(shard.all.len()) {
+                self.shrink(&mut shard);
+            }
+        }
         let open = shard.open.pop(&number);
         drop(shard);
         drop(open);
         known.map(|again| again.id)
+    }
+
+    /// Gives room back that many open files took.
+    fn shrink(&self, shard: &mut Shard<T>) {
+        let mut next = 0;
+        let record = |(number, again): (&u64, &mut Again)| {
+            again.slot = next;
+            next += 1;
+            again.record(*number).to_vec()
+        };
+        let records: Vec<Vec<u64>> = shard.all.iter_mut().map(record).collect();
+        if let Err(error) = shard.slab.rebuild(records.into_iter()) {
+            self.live.note_missing(&error);
+            shard.slab = Slab::none();
+        }
     }
 }

@@ -29,4 +29,4 @@ mod tree;
 pub use export::Found;
 pub use handles::{Handles, Open, OpenDir, OpenFile};
 pub use members::Members;
-pub use tree::{Error, Tree, UNFOLLOWED};
+pub use tree::{Error, Keeper, Tree, UNFOLLOWED};

@@ -59,13 +59,20 @@ impl Removed {
         }
     }
 
-    /// Its last name went: kept, if `always` or open.
-    pub(super) fn keep(&self, id: FileId, fd: &Arc<OwnedFd>, always: bool) {
+    /// Its last name went: kept, if `always` or open. True when it is kept from now on.
+    pub(super) fn keep(&self, id: FileId, fd: &Arc<OwnedFd>, always: bool) -> bool {
         let mut shard = self.shard(id).lock();
-        if (always || shard.opened.contains_key(&id)) && shard.kept.insert(id, fd.clone()).is_none()
-        {
+        let is_new = (always || shard.opened.contains_key(&id))
+            && shard.kept.insert(id, fd.clone()).is_none();
+        if is_new {
             self.kept_count.fetch_add(1, Ordering::AcqRel);
         }
+        is_new
+    }
+
+    /// Would it be kept, were its last name removed now?
+    pub(super) fn is_used(&self, id: FileId) -> bool {
+        self.shard(id).lock().opened.contains_key(&id)
     }
 
     /// What keeps it.
@@ -76,14 +83,15 @@ impl Removed {
         self.shard(id).lock().kept.get(&id).cloned()
     }
 
-    /// The kernel knows it no more: nobody uses it.
-    pub(super) fn forget(&self, id: FileId) {
+    /// The kernel knows it no more: nobody uses it. True when it was kept.
+    pub(super) fn forget(&self, id: FileId) -> bool {
         if self.kept_count.load(Ordering::Acquire) == 0 {
-            return;
+            return false;
         }
         let kept = self.shard(id).lock().kept.remove(&id);
         if kept.is_some() {
             self.kept_count.fetch_sub(1, Ordering::AcqRel);
         }
+        kept.is_some()
     }
 }

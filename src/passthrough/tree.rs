@@ -43,6 +43,14 @@ pub const UNFOLLOWED: i32 = libc::EXDEV;
 
 const SHARDS: usize = 8;
 
+/// Somebody outside of this process who keeps removed inodes that are used, so that they outlive it.
+pub trait Keeper: Send + Sync + std::fmt::Debug {
+    /// The inode may lose its last name now.
+    fn keep(&self, id: FileId, fd: BorrowedFd<'_>);
+    /// It has a name still, or nobody uses it any more.
+    fn release(&self, id: FileId);
+}
+
 /// The backing tree.
 #[derive(Debug)]
 pub struct Tree {
@@ -55,6 +63,7 @@ pub struct Tree {
     is_btrfs: bool,
     members: Members,
     removed: Removed,
+    keeper: Option<Arc<dyn Keeper>>,
     cache: Vec<Mutex<LruCache<FileId, Arc<OwnedFd>>>>,
 }
 
@@ -102,6 +111,7 @@ impl Tree {
                 .map_or(true, |volume| volume.f_flag & libc::ST_NOATIME == 0),
             members: Members::default(),
             removed: Removed::default(),
+            keeper: None,
             root,
             root_id,
             dev: stat.dev,
@@ -175,10 +185,46 @@ impl Tree {
         Ok(fd)
     }
 
+    /// From now on `keeper` keeps what is removed while it is used; `kept` is what it has already.
+    pub fn set_keeper(&mut self, keeper: Arc<dyn Keeper>, kept: Vec<(FileId, OwnedFd)>) {
+        for (id, fd) in kept {
+            self.removed.keep(id, &Arc::new(fd), true);
+        }
+        self.keeper = Some(keeper);
+    }
+
+    /// A name of the inode behind `node` is about to go, perhaps its last: if it is used it goes to the
+    /// keeper first. True when it did; then [`Tree::settle_removal`] has to follow.
+    pub fn prepare_removal(&self, id: FileId, node: &Arc<OwnedFd>, is_dir: bool) -> bool {
+        let Some(keeper) = &self.keeper else {
+            return false;
+        };
+        let is_wanted =
+            (is_dir || self.removed.is_used(id)) && self.removed.find(id).is_none();
+        if is_wanted {
+            keeper.keep(id, node.as_fd());
+        }
+        is_wanted
+    }
+
+    /// The name has gone or not; the keeper goes on only with what is kept here, too.
+    pub fn settle_removal(&self, id: FileId) {
+        if let Some(keeper) = &self.keeper
+            && self.removed.find(id).is_none()
+        {
+            keeper.release(id);
+        }
+    }
+
     /// The last name of the inode behind `node` went. It is kept while it is open; a directory, which
     /// may be a working directory, until the kernel forgets it. Else its space is returned at once.
     pub fn note_removed(&self, id: FileId, node: &Arc<OwnedFd>, is_dir: bool) {
-        self.removed.keep(id, node, is_dir);
+        if self.removed.keep(id, node, is_dir)
+            && let Some(keeper) = &self.keeper
+        {
+            // Once more: it may have been opened since it was prepared.
+            keeper.keep(id, node.as_fd());
+        }
         let old = self.shard(id).lock().pop(&id);
         drop(old);
     }
@@ -195,7 +241,11 @@ impl Tree {
 
     /// The kernel has forgotten the node, so no program uses it.
     pub fn note_forgotten(&self, id: FileId) {
-        self.removed.forget(id);
+        if self.removed.forget(id)
+            && let Some(keeper) = &self.keeper
+        {
+            keeper.release(id);
+        }
     }
 
     /// Opens the inode by its handle with these flags.

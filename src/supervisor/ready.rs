@@ -51,6 +51,19 @@ impl Ready {
         Ok(Ready::of(Waiting::Parent(pipe)))
     }
 
+    /// Whoever waits for us is to wait for another process: what its standard input is to be. `None`
+    /// where nobody waits at a pipe.
+    pub fn hand_over(&self) -> Option<std::os::fd::OwnedFd> {
+        let mut waiting = self.waiting.lock();
+        match std::mem::replace(&mut *waiting, Waiting::Nobody) {
+            Waiting::Parent(pipe) => Some(pipe.into()),
+            other => {
+                *waiting = other;
+                None
+            }
+        }
+    }
+
     /// We serve; `line` is what people read about it. The service manager is told in any case. Only
     /// the first call says something.
     pub fn serving(&self, line: &str) {

@@ -14,6 +14,7 @@ mod instance;
 mod launch;
 mod mount;
 mod process;
+mod relay;
 mod shared;
 mod stat;
 mod volume;
@@ -42,6 +43,10 @@ pub use process::{
     Credentials, act_without_own_limits, boot_id, coarse_now, is_root, monotonic_ns, now,
     open_files_limit, random_u128, ready_notify, realtime_ns, return_memory, set_umask,
     sync_file_system_of,
+};
+pub use relay::{
+    fuse_init_again, fuse_resend, inherited, keep_over_exec, message_pair, receive_message,
+    replace_fd, send_message,
 };
 pub use shared::SharedWords;
 pub use stat::{FileStat, fstat, fstatat};

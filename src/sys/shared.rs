@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -34,7 +34,8 @@ impl SharedWords {
         let file = options.open(path)?;
         let bytes = count * 8;
         if file.metadata()?.len() < bytes as u64 {
-            file.set_len(bytes as u64)?;
+            // With its space: a store to a page that cannot be had would end the process.
+            super::fallocate(file.as_fd(), 0, 0, bytes as u64)?;
         }
         // SAFETY: a new shared mapping of a file at least this long; the address is the kernel's.
         let base = unsafe {

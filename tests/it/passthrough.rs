@@ -79,7 +79,7 @@ fn opened(scratch: &Scratch, count: usize) -> (Tree, Handles<OpenFile>, Vec<u64>
     std::fs::write(scratch.path().join("a"), b"content").unwrap();
     let name = Name::new(b"a").unwrap();
     let (id, _) = tree.lookup(tree.root_id(), &name).unwrap();
-    let handles = Handles::new(8);
+    let handles = Handles::new(8, &doppelfs::live::Live::none(), "files");
     let open = || {
         tree.note_open(id);
         let fd = tree.open(id, libc::O_RDONLY).unwrap();

@@ -1,0 +1,375 @@
+//! The supervisor: keeps a mount alive while its workers come and go.
+//!
+//! It does as little as can be: it holds the connection to the kernel, the directory below and the
+//! inodes without a name, starts a worker, and when that one dies starts the next. It opens nothing of
+//! the mount or below it, ever: it would wait for a worker that waits for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::sys;
+use crate::types::{FileId, SetName};
+
+use super::line::{Message, VARIABLE, receive, send};
+
+/// Workers that die one after the other without having served: after so many the supervisor rests.
+const FAILURES_MAX: u32 = 5;
+
+/// So many deaths of workers that did serve are too many,
+const DEATHS_MAX: usize = 30;
+/// in this time.
+const DEATHS_WINDOW: Duration = Duration::from_secs(10);
+
+/// The wait before the second try to start a worker that did not come to serve; four times as long
+/// before each further one.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// What a supervisor tells about itself, in a file of the run directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Supervision {
+    /// Its process.
+    pub pid: u32,
+    /// The worker's; 0 while there is none.
+    pub worker_pid: u32,
+    /// How often a worker was started again.
+    pub restarts: u64,
+    /// Is a worker serving?
+    pub serves: bool,
+    /// Workers die again and again: none is started any more until somebody asks for it.
+    pub rests: bool,
+    /// How the last worker ended.
+    pub last_end: Option<String>,
+    /// How long nobody served the last time, in microseconds.
+    pub last_stall_us: u64,
+    /// The longest such time.
+    pub longest_stall_us: u64,
+}
+
+impl Supervision {
+    /// The file of a set's supervisor.
+    pub fn path(run_dir: &Path, set: &SetName) -> PathBuf {
+        run_dir.join(format!("{set}.supervisor"))
+    }
+
+    /// What a supervisor that lives says; `None` where there is none.
+    pub fn read(run_dir: &Path, set: &SetName) -> Option<Supervision> {
+        let text = std::fs::read(Supervision::path(run_dir, set)).ok()?;
+        let found: Supervision = serde_json::from_slice(&text).ok()?;
+        // Its number may be another process's by now.
+        let command = std::fs::read(format!("/proc/{}/cmdline", found.pid)).ok()?;
+        let words: Vec<&[u8]> = command.split(|&byte| byte == 0).collect();
+        words.contains(&&b"mount"[..]).then_some(found)
+    }
+
+    fn write(&self, path: &Path) {
+        let fresh = path.with_extension("supervisor.new");
+        let text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        let written = std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, path));
+        if let Err(error) = written {
+            tracing::warn!(%error, path = %path.display(), "cannot tell about the worker");
+        }
+    }
+}
+
+/// What a supervisor starts and where it tells about it.
+#[derive(Debug)]
+pub struct Charge {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub words: Vec<OsString>,
+    /// The set.
+    pub set: SetName,
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// Standard input of the first worker: who waits at the other end hears whether it serves.
+    pub stdin: Option<OwnedFd>,
+}
+
+/// What outlives a worker.
+#[derive(Debug)]
+struct Held {
+    device: OwnedFd,
+    tree: OwnedFd,
+}
+
+struct Supervisor {
+    charge: Charge,
+    told: Supervision,
+    held: Option<Held>,
+    kept: HashMap<FileId, OwnedFd>,
+    signals: Signals,
+    failures: u32,
+    deaths: VecDeque<Instant>,
+}
+
+struct Signals {
+    end: Signal,
+    interrupt: Signal,
+    restart: Signal,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    End(nix::sys::signal::Signal),
+    Restart,
+}
+
+impl Signals {
+    async fn next(&mut self) -> Heard {
+        use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+        tokio::select! {
+            _ = self.end.recv() => Heard::End(SIGTERM),
+            _ = self.interrupt.recv() => Heard::End(SIGINT),
+            _ = self.restart.recv() => Heard::Restart,
+        }
+    }
+}
+
+/// How a worker ended.
+struct End {
+    status: ExitStatus,
+    /// It said that the mount has ended, or never had one.
+    is_over: bool,
+    served: bool,
+    noticed: Instant,
+}
+
+/// Runs workers until the mount has ended; the last one's exit code.
+///
+/// # Errors
+/// When no worker can be started, or nothing can be heard.
+pub fn supervise(charge: Charge) -> io::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut supervisor = Supervisor {
+            told: Supervision {
+                pid: std::process::id(),
+                worker_pid: 0,
+                restarts: 0,
+                serves: false,
+                rests: false,
+                last_end: None,
+                last_stall_us: 0,
+                longest_stall_us: 0,
+            },
+            charge,
+            held: None,
+            kept: HashMap::new(),
+            signals: Signals {
+                end: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+                restart: signal(SignalKind::user_defined1())?,
+            },
+            failures: 0,
+            deaths: VecDeque::new(),
+        };
+        let code = supervisor.run().await;
+        let path = supervisor.path();
+        let _ = std::fs::remove_file(path);
+        code
+    })
+}
+
+impl Supervisor {
+    fn path(&self) -> PathBuf {
+        Supervision::path(&self.charge.run_dir, &self.charge.set)
+    }
+
+    fn tell(&self) {
+        // Before there is a mount the name may be another's.
+        if self.held.is_some() {
+            self.told.write(&self.path());
+        }
+    }
+
+    async fn run(&mut self) -> io::Result<u8> {
+        let mut down_since = None;
+        loop {
+            let end = self.run_worker(down_since).await?;
+            if end.is_over || self.held.is_none() {
+                return Ok(end.status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(2));
+            }
+            let how = match end.status.signal() {
+                Some(signal) => format!("killed by signal {signal}"),
+                None => end.status.to_string(),
+            };
+            tracing::error!("the worker ended ({how}); the mount stays, its requests wait for the next");
+            self.told.worker_pid = 0;
+            self.told.serves = false;
+            self.told.last_end = Some(how);
+            // The time without service began with the first of several deaths.
+            let since = if end.served { end.noticed } else { down_since.unwrap_or(end.noticed) };
+            down_since = Some(since);
+            if self.is_hopeless(end.served) && !self.rest().await {
+                return Ok(2);
+            }
+            self.told.restarts += 1;
+            self.tell();
+        }
+    }
+
+    /// Workers die too often. Waits a little where they do not come to serve.
+    fn is_hopeless(&mut self, served: bool) -> bool {
+        let now = Instant::now();
+        if !served {
+            self.failures += 1;
+            if self.failures >= FAILURES_MAX {
+                return true;
+            }
+            if self.failures > 1 {
+                std::thread::sleep(BACKOFF * 4u32.pow(self.failures - 2));
+            }
+            return false;
+        }
+        self.failures = 0;
+        self.deaths.push_back(now);
+        while self
+            .deaths
+            .front()
+            .is_some_and(|death| now - *death > DEATHS_WINDOW)
+        {
+            self.deaths.pop_front();
+        }
+        self.deaths.len() >= DEATHS_MAX
+    }
+
+    /// Starts nothing until somebody asks for it; false when the end is asked for.
+    async fn rest(&mut self) -> bool {
+        self.told.rests = true;
+        self.tell();
+        tracing::error!(
+            "workers die again and again; none is started any more. The mount stays, and its \
+             requests wait: `doppelfs restart {}` tries again, `doppelfs umount` ends it",
+            self.charge.set
+        );
+        let heard = self.signals.next().await;
+        self.told.rests = false;
+        self.failures = 0;
+        self.deaths.clear();
+        heard == Heard::Restart
+    }
+
+    fn start(&mut self) -> io::Result<(Child, OwnedFd)> {
+        let (ours, theirs) = sys::message_pair()?;
+        sys::keep_over_exec(theirs.as_fd())?;
+        let mut command = Command::new(&self.charge.program);
+        command
+            .args(&self.charge.words)
+            .env(VARIABLE, theirs.as_raw_fd().to_string());
+        // Who waits for the first one has heard from it when there is another.
+        command.stdin(self.charge.stdin.take().map_or_else(Stdio::null, Stdio::from));
+        let child = command.spawn()?;
+        drop((command, theirs));
+        let socket = ours.as_fd();
+        // A worker that died meanwhile cannot be told; its end is noticed next.
+        let _ = match &self.held {
+            None => send(socket, Message::First, &[]),
+            Some(held) => {
+                let restarts = self.told.restarts;
+                let fds = [held.device.as_fd(), held.tree.as_fd()];
+                let kept = self.kept.iter();
+                send(socket, Message::Again { restarts }, &fds).and_then(|()| {
+                    kept.map(|(id, fd)| send(socket, Message::Keep(*id), &[fd.as_fd()]))
+                        .collect()
+                })
+            }
+        }
+        .and_then(|()| send(socket, Message::Go, &[]));
+        Ok((child, ours))
+    }
+
+    async fn run_worker(&mut self, down_since: Option<Instant>) -> io::Result<End> {
+        let (mut child, socket) = self.start()?;
+        self.told.worker_pid = child.id();
+        self.tell();
+        let socket = std::os::unix::net::UnixDatagram::from(socket);
+        socket.set_nonblocking(true)?;
+        // Only its readiness is asked for: messages of this kind of socket are read by ourselves.
+        let socket = UnixDatagram::from_std(socket)?;
+        let (mut is_over, mut served) = (false, false);
+        loop {
+            tokio::select! {
+                ready = socket.readable() => {
+                    ready?;
+                    let heard = socket.try_io(Interest::READABLE, || receive(socket.as_fd(), false));
+                    match heard {
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                        Ok(Some((Message::Serving, _))) => {
+                            served = true;
+                            self.now_serves(down_since);
+                        }
+                        Ok(Some((Message::Ended, _))) => is_over = true,
+                        Ok(Some((message, fds))) => self.note(message, fds),
+                        Ok(None) => break,
+                        Err(error) => {
+                            tracing::error!(%error, "cannot hear the worker");
+                            break;
+                        }
+                    }
+                }
+                heard = self.signals.next() => {
+                    let signal = match heard {
+                        Heard::End(signal) => signal,
+                        Heard::Restart => nix::sys::signal::Signal::SIGKILL,
+                    };
+                    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
+                    if pid.as_raw() > 0 {
+                        let _ = nix::sys::signal::kill(pid, signal);
+                    }
+                }
+            }
+        }
+        let noticed = Instant::now();
+        // All its calls below have ended when it has.
+        let status = child.wait()?;
+        Ok(End {
+            status,
+            is_over: is_over || status.success(),
+            served,
+            noticed,
+        })
+    }
+
+    fn note(&mut self, message: Message, mut fds: Vec<OwnedFd>) {
+        match message {
+            Message::Hold => {
+                if let (Some(tree), Some(device)) = (fds.pop(), fds.pop()) {
+                    self.held = Some(Held { device, tree });
+                    self.tell();
+                }
+            }
+            Message::Keep(id) => {
+                if let Some(fd) = fds.pop() {
+                    self.kept.insert(id, fd);
+                }
+            }
+            Message::Release(id) => drop(self.kept.remove(&id)),
+            _ => {}
+        }
+    }
+
+    fn now_serves(&mut self, down_since: Option<Instant>) {
+        if let Some(since) = down_since {
+            let stall = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.told.last_stall_us = stall;
+            self.told.longest_stall_us = self.told.longest_stall_us.max(stall);
+            tracing::info!(stall_us = stall, "the mount is served again");
+        }
+        self.told.serves = true;
+        self.tell();
+    }
+}
