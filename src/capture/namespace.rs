@@ -415,9 +415,8 @@ impl Capture {
             id: Some(id),
             source,
         });
-        let recorded = done.and_then(|()| {
-            self.unlinked(&locked, call, (id, &node), (dir, &parent), (name, path))
-        });
+        let recorded = done
+            .and_then(|()| self.unlinked(&locked, call, (id, &node), (dir, &parent), (name, path)));
         if prepared {
             self.tree.settle_removal(id);
         }
@@ -527,9 +526,10 @@ impl Capture {
             flags,
         });
         let prepared = match (replaced, &over) {
-            (Some((over, was)), Some(fd)) if flags & libc::RENAME_EXCHANGE == 0 => {
-                self.tree.prepare_removal(over, fd, was.is_dir()).then_some(over)
-            }
+            (Some((over, was)), Some(fd)) if flags & libc::RENAME_EXCHANGE == 0 => self
+                .tree
+                .prepare_removal(over, fd, was.is_dir())
+                .then_some(over),
             _ => None,
         };
         let began = sys::coarse_now();

@@ -208,12 +208,12 @@ impl Capture {
                 offset,
                 length,
                 capabilities,
-            } => self
-                .image_range(*id, *offset, *length)
-                .and_then(|()| match capabilities.is_empty() {
+            } => self.image_range(*id, *offset, *length).and_then(|()| {
+                match capabilities.is_empty() {
                     true => Ok(None),
                     false => self.restore_after(*id, capabilities).map(|()| None),
-                }),
+                }
+            }),
             Intent::Attrs { id, atime } => self.image_attrs(*id, *atime).map(|()| None),
             Intent::Xattr { id, name, was } => self.settle_xattr(&call, *id, name, *was),
         };
@@ -233,12 +233,7 @@ impl Capture {
         }
     }
 
-    fn settle_new(
-        &self,
-        call: &Call,
-        at: &Dentry,
-        began_ns: u64,
-    ) -> Result<Option<Answer>, Error> {
+    fn settle_new(&self, call: &Call, at: &Dentry, began_ns: u64) -> Result<Option<Answer>, Error> {
         let locked = self.lock(&[at.parent]);
         let (id, stat) = match self.tree.lookup(at.parent, &at.name) {
             Ok(found) => found,
@@ -385,12 +380,15 @@ impl Capture {
         let mut at = offset;
         let mut buf = vec![0u8; limits::PAYLOAD_BYTES_MAX];
         while at < end {
-            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
-            let read = sys::pread(file.fd.as_fd(), &mut buf[..wanted], at).map_err(|source| Error {
-                op: "read",
-                id: Some(id),
-                source,
-            })?;
+            let wanted = usize::try_from(end - at)
+                .unwrap_or(usize::MAX)
+                .min(buf.len());
+            let read =
+                sys::pread(file.fd.as_fd(), &mut buf[..wanted], at).map_err(|source| Error {
+                    op: "read",
+                    id: Some(id),
+                    source,
+                })?;
             if read == 0 {
                 break;
             }
@@ -458,7 +456,11 @@ impl Capture {
             },
             (false, false) => return Ok(None),
         };
-        let value = if is { value_of(&node, id, &c_name)? } else { Vec::new() };
+        let value = if is {
+            value_of(&node, id, &c_name)?
+        } else {
+            Vec::new()
+        };
         let call = if is_done { call } else { &Call::OURS };
         let mut body = self.body(call, op, self.tree.path_of(node.as_fd()));
         body.after = Some(stat.attrs());

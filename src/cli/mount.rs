@@ -102,7 +102,11 @@ fn serve_or_start(
     let program = std::env::current_exe().context("cannot find this program")?;
     if options.foreground || args.ready_on_stdin {
         start_log();
-        let kind = if options.foreground { "-f" } else { READY_ON_STDIN };
+        let kind = if options.foreground {
+            "-f"
+        } else {
+            READY_ON_STDIN
+        };
         let charge = Charge {
             program,
             words: worker_words(kind, &options, &settings),

@@ -159,7 +159,14 @@ fn take_over(
     };
     drop(ready);
     let ready = Ready::silent();
-    serve(options, warnings.unwrap_or_default(), tree, begun, lineage, ready)
+    serve(
+        options,
+        warnings.unwrap_or_default(),
+        tree,
+        begun,
+        lineage,
+        ready,
+    )
 }
 
 fn start_runtime() -> anyhow::Result<Runtime> {
@@ -424,7 +431,9 @@ fn hold(line: &Line, live: &Live, kernel: &fuse::Kernel, capture: &Capture) {
     const FUSE_HAS_RESEND: u64 = 1 << 39;
     let offered = live.offer().map_or(0, |offer| offer.flags);
     if offered & FUSE_HAS_RESEND == 0 {
-        tracing::warn!("this kernel cannot send requests again (Linux 6.9 can): should the worker end, the mount ends with it");
+        tracing::warn!(
+            "this kernel cannot send requests again (Linux 6.9 can): should the worker end, the mount ends with it"
+        );
         return;
     }
     line.hold(kernel.device(), capture.tree().root());

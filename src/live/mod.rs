@@ -209,8 +209,11 @@ impl Live {
         })
     }
 
-    /// Notes what the kernel offers.
+    /// Notes what the kernel offers to the first worker.
     pub fn note_offer(&self, offer: Offer) {
+        if self.is_taken_over {
+            return;
+        }
         self.store(WORD_MINOR, u64::from(offer.minor));
         self.store(WORD_READAHEAD, u64::from(offer.max_readahead));
         self.store(WORD_FLAGS, offer.flags);

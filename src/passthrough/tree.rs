@@ -199,8 +199,7 @@ impl Tree {
         let Some(keeper) = &self.keeper else {
             return false;
         };
-        let is_wanted =
-            (is_dir || self.removed.is_used(id)) && self.removed.find(id).is_none();
+        let is_wanted = (is_dir || self.removed.is_used(id)) && self.removed.find(id).is_none();
         if is_wanted {
             keeper.keep(id, node.as_fd());
         }

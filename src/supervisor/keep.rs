@@ -201,18 +201,28 @@ impl Supervisor {
         loop {
             let end = self.run_worker(down_since).await?;
             if end.is_over || self.held.is_none() {
-                return Ok(end.status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(2));
+                return Ok(end
+                    .status
+                    .code()
+                    .and_then(|c| u8::try_from(c).ok())
+                    .unwrap_or(2));
             }
             let how = match end.status.signal() {
                 Some(signal) => format!("killed by signal {signal}"),
                 None => end.status.to_string(),
             };
-            tracing::error!("the worker ended ({how}); the mount stays, its requests wait for the next");
+            tracing::error!(
+                "the worker ended ({how}); the mount stays, its requests wait for the next"
+            );
             self.told.worker_pid = 0;
             self.told.serves = false;
             self.told.last_end = Some(how);
             // The time without service began with the first of several deaths.
-            let since = if end.served { end.noticed } else { down_since.unwrap_or(end.noticed) };
+            let since = if end.served {
+                end.noticed
+            } else {
+                down_since.unwrap_or(end.noticed)
+            };
             down_since = Some(since);
             if self.is_hopeless(end.served) && !self.rest().await {
                 return Ok(2);
@@ -271,7 +281,12 @@ impl Supervisor {
             .args(&self.charge.words)
             .env(VARIABLE, theirs.as_raw_fd().to_string());
         // Who waits for the first one has heard from it when there is another.
-        command.stdin(self.charge.stdin.take().map_or_else(Stdio::null, Stdio::from));
+        command.stdin(
+            self.charge
+                .stdin
+                .take()
+                .map_or_else(Stdio::null, Stdio::from),
+        );
         let child = command.spawn()?;
         drop((command, theirs));
         let socket = ours.as_fd();

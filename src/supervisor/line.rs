@@ -81,7 +81,10 @@ pub struct Handover {
 }
 
 fn garbled() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the supervisor spoke out of turn")
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the supervisor spoke out of turn",
+    )
 }
 
 impl Line {

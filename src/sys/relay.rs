@@ -118,6 +118,9 @@ pub fn replace_fd(live: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
 /// running would send it again: for a library that insists to shake hands first.
 pub fn fuse_init_again(minor: u32, max_readahead: u32, flags: u64) -> [u8; 104] {
     const FUSE_INIT: u32 = 26;
+    // The second word of flags counts.
+    const FUSE_INIT_EXT: u64 = 1 << 30;
+    let flags = flags | FUSE_INIT_EXT;
     let mut bytes = [0u8; 104];
     let mut put = |at: usize, word: u32| bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
     // struct fuse_in_header: len, opcode, unique (64), nodeid (64), uid, gid, pid, padding.

@@ -6,7 +6,7 @@
 //! * `DOPPELFS_SCRATCH`: where scratch directories lie (default `/var/tmp`); `DOPPELFS_KEEP` keeps
 //!   them.
 //! * `DOPPELFS_SEED`: the seed of all random choices; every test prints its own.
-//! * `DOPPELFS_CUTS` (25), `DOPPELFS_FILES_MAX` (100,000), `DOPPELFS_MIRROR_FILES` (2,000),
+//! * `DOPPELFS_KILLS` (20): how often a process of the product is killed. `DOPPELFS_CUTS` (25), `DOPPELFS_FILES_MAX` (100,000), `DOPPELFS_MIRROR_FILES` (2,000),
 //!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
 //!   `DOPPELFS_NODES` (20,000): sizes. `DOPPELFS_PATIENCE` (120): seconds that anything may take.
 //! * `DOPPELFS_FSX_OPS` (5,000) and `DOPPELFS_FSX_SEEDS` (1): operations and rounds of the file
@@ -44,5 +44,6 @@ mod running_programs;
 mod samba_server;
 mod scale;
 mod support;
+mod takeover;
 mod ways_beside;
 mod writers;

@@ -188,6 +188,12 @@ impl Fixture {
         serde_json::from_str(&status.stdout).unwrap_or_else(|e| panic!("{e} in {status:?}"))
     }
 
+    /// What the supervisor tells about itself, when there is one.
+    pub(crate) fn supervision(&self) -> Option<Value> {
+        let text = std::fs::read(self.run_dir.join(format!("{SET}.supervisor"))).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
     /// The set, when it answers.
     pub(crate) fn find_set(&self) -> Option<SetView> {
         let status = self.status();

@@ -28,12 +28,38 @@ pub(crate) use pair::{LIMITED, Pair, USER, said_in};
 pub(crate) use scratch::Scratch;
 pub(crate) use servers::{Ganesha, Samba};
 pub(crate) use settings::{
-    backlog_bytes, cuts, dbench_seconds, files_max, fsx_size, mirror_size, nodes_max,
+    backlog_bytes, cuts, dbench_seconds, files_max, fsx_size, kills, mirror_size, nodes_max,
     pgbench_seconds, rounds, seed, stress_seconds,
 };
 pub(crate) use target::{Target, free_port};
 pub(crate) use trees::{open_dir, plant_everything, plant_source_tree, random_bytes};
 pub(crate) use until::until;
+
+/// setxattr(2) of an open file.
+pub(crate) fn set_xattr(
+    file: &std::fs::File,
+    name: &str,
+    value: &[u8],
+    flags: i32,
+) -> std::io::Result<()> {
+    let name = std::ffi::CString::new(name).expect("no NUL");
+    doppelfs::sys::setxattr(std::os::fd::AsFd::as_fd(file), &name, value, flags)
+}
+
+/// getxattr(2) of an open file.
+pub(crate) fn get_xattr(file: &std::fs::File, name: &str) -> std::io::Result<Vec<u8>> {
+    let name = std::ffi::CString::new(name).expect("no NUL");
+    let mut value = vec![0u8; 4096];
+    let length = doppelfs::sys::getxattr(std::os::fd::AsFd::as_fd(file), &name, &mut value)?;
+    value.truncate(length);
+    Ok(value)
+}
+
+/// removexattr(2) of an open file.
+pub(crate) fn remove_xattr(file: &std::fs::File, name: &str) -> std::io::Result<()> {
+    let name = std::ffi::CString::new(name).expect("no NUL");
+    doppelfs::sys::removexattr(std::os::fd::AsFd::as_fd(file), &name)
+}
 
 /// Can this test run here? Says loudly when not.
 pub(crate) fn is_ready(test: &str) -> bool {

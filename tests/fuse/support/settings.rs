@@ -21,6 +21,11 @@ pub(crate) fn cuts() -> u64 {
     number("DOPPELFS_CUTS", 25)
 }
 
+/// How often a process of the product is killed.
+pub(crate) fn kills() -> u64 {
+    number("DOPPELFS_KILLS", 20)
+}
+
 /// How many files one directory gets.
 pub(crate) fn files_max() -> u64 {
     number("DOPPELFS_FILES_MAX", 100_000)
