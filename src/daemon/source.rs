@@ -18,7 +18,7 @@ use crate::control;
 use crate::fuse;
 use crate::journal::Journal;
 use crate::mirror::{CheckProgress, Event, Mirror, MirrorState, check};
-use crate::passthrough::Tree;
+use crate::passthrough::{Tree, unfit};
 use crate::sender::{Sender, SenderOptions};
 use crate::stats::SetCounters;
 use crate::supervisor::Ready;
@@ -28,17 +28,18 @@ use crate::types::{Time, limits};
 use crate::wire::Place;
 
 use super::answers::Answers;
+use super::claim::Claim;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
 use super::start::{self, Begun, Doubt};
 use super::ways::Spot;
-use super::{bypass, start::number_connections};
+use super::{bypass, claim, start::number_connections};
 
 /// How much earlier than it was noticed a lazy umount may have been.
 const DETACH_SLACK_NS: u64 = 1_000_000_000;
 
-/// `FUSE_SUPER_MAGIC` of statfs(2).
-const FUSE_MAGIC: i64 = 0x6573_5546;
+/// `ST_NOSYMFOLLOW` of statfs(2).
+const ST_NOSYMFOLLOW: u64 = 0x2000;
 
 /// Threads that answer the kernel.
 const FUSE_THREADS: usize = 4;
@@ -77,6 +78,7 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
     };
     // A directory that cannot be protected leaves no claim behind.
     let tree = open_tree(&options)?;
+    let claim = claim::take(&options)?;
     config::claim_state(&options.state_dir, &owner)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -85,26 +87,31 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
         .build()
         .context("cannot start the runtime")?;
     let begun = start::begin(&options, tree.root_id(), is_bypassed)?;
-    serve(&options, warnings, runtime, tree, begun, ready)
+    serve(&options, warnings, runtime, (tree, claim), begun, ready)
 }
 
-/// Can the directory be protected? Changes nothing.
+/// Can the directory be protected? Claims nothing; makes the run directory.
 ///
 /// # Errors
 /// Why not, for people.
 pub fn probe_source(options: &MountOptions) -> anyhow::Result<()> {
-    open_tree(options).map(drop)
+    open_tree(options)?;
+    claim::check(options)?;
+    claim::make_run_dir(&options.run_dir)
 }
 
 fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
     let unstamped = options.flags.unstamped();
     let root = sys::clone_tree(&options.dir, unstamped)
         .with_context(|| format!("cannot reach below {}", options.dir.display()))?;
-    // Its handles look like those of xfs, but last only as long as its server's cache.
-    if sys::file_system_magic(root.as_fd()).is_ok_and(|magic| magic == FUSE_MAGIC) {
+    let magic = sys::file_system_magic(root.as_fd()).unwrap_or_default();
+    if let Some(reason) = unfit(magic) {
+        bail!("{} lies on {reason}", options.dir.display());
+    }
+    if sys::folds_case(root.as_fd()) {
         bail!(
-            "{} lies on a FUSE file system, which cannot be protected: its file handles do not \
-             last; protect the directory that its server gets its data from",
+            "{} does not tell names apart that differ in case (casefold), and its replica would; \
+             protect a directory without that attribute",
             options.dir.display()
         );
     }
@@ -134,6 +141,7 @@ fn inherit_restrictions(options: &mut MountOptions) -> anyhow::Result<()> {
     flags.no_suid |= below.f_flag & libc::ST_NOSUID != 0;
     flags.no_dev |= below.f_flag & libc::ST_NODEV != 0;
     flags.no_exec |= below.f_flag & libc::ST_NOEXEC != 0;
+    flags.no_symfollow |= below.f_flag & ST_NOSYMFOLLOW != 0;
     Ok(())
 }
 
@@ -188,7 +196,7 @@ fn serve(
     options: &MountOptions,
     mut warnings: Vec<String>,
     runtime: Runtime,
-    tree: Tree,
+    (tree, claim): (Tree, Claim),
     begun: Begun,
     ready: Ready,
 ) -> anyhow::Result<()> {
@@ -284,7 +292,7 @@ fn serve(
     tracing::info!("the mount has ended");
     let ended = running.end(&mut mirror, interval);
     drop((capture, source, senders));
-    drop(server);
+    drop((server, claim));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     served?;
     ended
