@@ -239,6 +239,10 @@ fn files_that_belong_to_a_set_belong_to_no_other() {
     for dir in ["whole", "part"] {
         place.refused(place.mount(dir, "b"), "b", &words);
     }
+    // A bind mount of the mount itself is a directory on a doppelfs.
+    place.bind("data", "late");
+    place.refused(place.mount("late", "b"), "b", &["already", "late"]);
+    doppelfs::sys::umount(&place.path("late"), false).expect("umount");
     place.umount("data");
     // The other way around, and where the set is served elsewhere.
     place.mount("part", "d").succeed();
