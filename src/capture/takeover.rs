@@ -94,8 +94,9 @@ impl Capture {
                     }
                 }
             };
-            if let Some(answer) = answer {
-                self.live().flight().note_answer(left.unique, answer);
+            match answer {
+                Some(answer) => self.live().flight().note_answer(left.unique, answer),
+                None => self.live().flight().note_settled(left.unique),
             }
         }
         taken

@@ -15,7 +15,10 @@ use crate::supervisor::{self, Charge, Line, Ready};
 /// Collects what was asked for: the environment's run directory, then `-o`, then flags; later wins.
 pub(super) fn settings(args: &MountArgs, run_dir: &Path) -> anyhow::Result<Settings> {
     let mut settings = Settings::new();
-    settings.set("run-dir", Some(&run_dir.to_string_lossy()))?;
+    let text = run_dir.to_str().with_context(|| {
+        format!("the run directory {run_dir:?} is not UTF-8; give another with --run-dir")
+    })?;
+    settings.set("run-dir", Some(text))?;
     for options in &args.options {
         let sloppy = if args.sloppy { "sloppy," } else { "" };
         settings.add_options(&format!("{sloppy}{options}"))?;

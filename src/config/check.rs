@@ -55,6 +55,27 @@ pub enum MountRefusal {
         /// Which flag moves it.
         remedy: &'static str,
     },
+    /// Our own files would be in another set, which would record our records.
+    #[error(
+        "the {what} directory {path} lies inside {outer}, which is protected already, and whatever \
+         is recorded would be recorded there again; {remedy}"
+    )]
+    OwnProtected {
+        /// `state`, `run` or `queue`.
+        what: &'static str,
+        /// It.
+        path: PathBuf,
+        /// The mount around it.
+        outer: PathBuf,
+        /// Which flag moves it.
+        remedy: &'static str,
+    },
+    /// A mount there would take away what we run on.
+    #[error(
+        "a mount over {0} would hide what this program and the system run on; name a directory \
+         that holds data, or mount elsewhere"
+    )]
+    SystemDirectory(PathBuf),
     /// A mount point below the directory.
     #[error(
         "mount point {mountpoint} lies inside {dir}; mount over the directory itself (leave the \
@@ -115,6 +136,9 @@ pub enum MountRefusal {
     NoFuse,
 }
 
+/// Where no mount of ours may lie.
+const SYSTEM_DIRECTORIES: [&str; 3] = ["/dev", "/proc", "/sys"];
+
 /// What of the machine matters for the answer.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
@@ -153,6 +177,9 @@ pub fn check_mount(options: &mut MountOptions, around: &Surroundings) -> Result<
         return Err(MountRefusal::RootDirectory);
     }
     options.mountpoint = real_directory(&options.mountpoint, around)?;
+    if SYSTEM_DIRECTORIES.contains(&options.mountpoint.as_os_str().to_string_lossy().as_ref()) {
+        return Err(MountRefusal::SystemDirectory(options.mountpoint.clone()));
+    }
     for dir in [&options.dir, &options.mountpoint] {
         if let Some(inner) = around.mounts.iter().find(|inner| inner.starts_with(dir)) {
             return Err(MountRefusal::AroundProtected {
@@ -161,7 +188,7 @@ pub fn check_mount(options: &mut MountOptions, around: &Surroundings) -> Result<
             });
         }
     }
-    check_places(options)?;
+    check_places(options, around)?;
     let texts = [
         ("directory", &options.dir),
         ("mount point", &options.mountpoint),
@@ -190,7 +217,7 @@ pub fn check_mount(options: &mut MountOptions, around: &Surroundings) -> Result<
     Ok(())
 }
 
-fn check_places(options: &mut MountOptions) -> Result<(), MountRefusal> {
+fn check_places(options: &mut MountOptions, around: &Surroundings) -> Result<(), MountRefusal> {
     let dir = options.dir.clone();
     if options.mountpoint != dir {
         if options.mountpoint.starts_with(&dir) {
@@ -212,7 +239,10 @@ fn check_places(options: &mut MountOptions) -> Result<(), MountRefusal> {
         ("queue", &mut options.queue_dir, "move it with --queue-dir"),
     ];
     for (what, path, remedy) in own {
+        // Before links are resolved, too: that would ask whoever serves the mount.
+        refuse_recording_twice(what, path, remedy, around)?;
         *path = real_ancestor(path);
+        refuse_recording_twice(what, path, remedy, around)?;
         if let Some(place) = [&dir, &options.mountpoint]
             .into_iter()
             .find(|p| path.starts_with(p))
@@ -226,6 +256,23 @@ fn check_places(options: &mut MountOptions) -> Result<(), MountRefusal> {
         }
     }
     Ok(())
+}
+
+fn refuse_recording_twice(
+    what: &'static str,
+    path: &Path,
+    remedy: &'static str,
+    around: &Surroundings,
+) -> Result<(), MountRefusal> {
+    match around.mounts.iter().find(|mount| path.starts_with(mount)) {
+        Some(outer) => Err(MountRefusal::OwnProtected {
+            what,
+            path: path.to_owned(),
+            outer: outer.clone(),
+            remedy,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The directory without symbolic links.

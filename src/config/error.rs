@@ -53,7 +53,10 @@ pub enum OptionError {
     )]
     SetNameTaken(String),
     /// The two directories are needed as absolute paths and the current one cannot be found.
-    #[error("cannot make {path:?} absolute: {reason}")]
+    #[error(
+        "cannot make {path:?} absolute ({reason}); give an absolute path, or enter a current \
+         directory that exists"
+    )]
     NotAbsolute {
         /// As given.
         path: String,

@@ -37,7 +37,7 @@ pub const MOUNT_KEYS: [(&str, KeyUse); 19] = [
 ];
 
 /// mount(8)'s keys that change the mount: key, place in the flags, on or off.
-const VFS_KEYS: [(&str, VfsFlag, bool); 13] = [
+const VFS_KEYS: [(&str, VfsFlag, bool); 15] = [
     ("ro", VfsFlag::ReadOnly, true),
     ("rw", VfsFlag::ReadOnly, false),
     ("nosuid", VfsFlag::NoSuid, true),
@@ -51,6 +51,8 @@ const VFS_KEYS: [(&str, VfsFlag, bool); 13] = [
     ("strictatime", VfsFlag::NoAtime, false),
     ("nodiratime", VfsFlag::NoDirAtime, true),
     ("diratime", VfsFlag::NoDirAtime, false),
+    ("nosymfollow", VfsFlag::NoSymfollow, true),
+    ("symfollow", VfsFlag::NoSymfollow, false),
 ];
 
 /// A flag of the mount.
@@ -62,10 +64,11 @@ pub(super) enum VfsFlag {
     NoExec,
     NoAtime,
     NoDirAtime,
+    NoSymfollow,
 }
 
 /// Keys without `=` that stand in fstab for others, or say what is so anyhow.
-const IGNORED_FLAGS: [&str; 27] = [
+const IGNORED_FLAGS: [&str; 25] = [
     "defaults",
     "auto",
     "noauto",
@@ -87,8 +90,6 @@ const IGNORED_FLAGS: [&str; 27] = [
     "noiversion",
     "silent",
     "loud",
-    "nosymfollow",
-    "symfollow",
     "allow_other",
     "default_permissions",
     "nonempty",

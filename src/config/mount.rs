@@ -33,17 +33,21 @@ pub struct MountFlags {
     pub no_atime: bool,
     /// `nodiratime`.
     pub no_dir_atime: bool,
+    /// `nosymfollow`.
+    pub no_symfollow: bool,
 }
 
 impl MountFlags {
-    /// `nosuid`, `nodev`, `noexec`, `noatime`, `nodiratime`, in the order that `sys` takes.
-    pub fn restrictions(&self) -> [bool; 5] {
+    /// `nosuid`, `nodev`, `noexec`, `noatime`, `nodiratime`, `nosymfollow`, in the order that
+    /// `sys` takes.
+    pub fn restrictions(&self) -> [bool; 6] {
         [
             self.no_suid,
             self.no_dev,
             self.no_exec,
             self.no_atime,
             self.no_dir_atime,
+            self.no_symfollow,
         ]
     }
 
@@ -65,6 +69,7 @@ impl MountFlags {
             VfsFlag::NoExec => &mut self.no_exec,
             VfsFlag::NoAtime => &mut self.no_atime,
             VfsFlag::NoDirAtime => &mut self.no_dir_atime,
+            VfsFlag::NoSymfollow => &mut self.no_symfollow,
         };
         *place = on;
     }

@@ -12,6 +12,7 @@
 
 mod answers;
 mod bypass;
+mod claim;
 mod detach;
 mod events;
 mod report;

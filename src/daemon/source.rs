@@ -19,7 +19,7 @@ use crate::fuse;
 use crate::journal::Journal;
 use crate::live::{Live, OpenCheck};
 use crate::mirror::{CheckProgress, Event, Mirror, MirrorState, check};
-use crate::passthrough::Tree;
+use crate::passthrough::{Tree, unfit};
 use crate::sender::{Sender, SenderOptions};
 use crate::stats::SetCounters;
 use crate::supervisor::{Handover, Line, Ready};
@@ -29,17 +29,18 @@ use crate::types::{Time, limits};
 use crate::wire::Place;
 
 use super::answers::Answers;
+use super::claim::Claim;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
 use super::start::{self, Begun, Doubt};
 use super::ways::Spot;
-use super::{bypass, start::number_connections};
+use super::{bypass, claim, start::number_connections};
 
 /// How much earlier than it was noticed a lazy umount may have been.
 const DETACH_SLACK_NS: u64 = 1_000_000_000;
 
-/// `FUSE_SUPER_MAGIC` of statfs(2).
-const FUSE_MAGIC: i64 = 0x6573_5546;
+/// `ST_NOSYMFOLLOW` of statfs(2).
+const ST_NOSYMFOLLOW: u64 = 0x2000;
 
 /// Threads that answer the kernel.
 const FUSE_THREADS: usize = 4;
@@ -88,6 +89,7 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
     };
     // A directory that cannot be protected leaves no claim behind.
     let tree = open_tree(&options)?;
+    let claim = claim::take(&options)?;
     config::claim_state(&options.state_dir, &owner)?;
     let begun = start::begin(&options, tree.root_id(), is_bypassed, false)?;
     let live = match &line {
@@ -100,6 +102,7 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
         line,
         live,
         device: None,
+        claim,
         restarts: 0,
     };
     serve(&options, warnings, tree, begun, lineage, ready)
@@ -111,6 +114,7 @@ struct Lineage {
     live: Live,
     /// The connection to the kernel, where it is taken over.
     device: Option<OwnedFd>,
+    claim: Claim,
     /// How often a worker was started again.
     restarts: u64,
 }
@@ -141,6 +145,7 @@ fn take_over(
     let Handover {
         device,
         tree,
+        claim,
         kept,
         restarts,
     } = handover;
@@ -155,6 +160,7 @@ fn take_over(
         line: Some(line.clone()),
         live,
         device: Some(device),
+        claim: Claim::of(claim),
         restarts,
     };
     drop(ready);
@@ -185,23 +191,28 @@ fn cached_descriptors() -> usize {
         .min(4096)
 }
 
-/// Can the directory be protected? Changes nothing.
+/// Can the directory be protected? Claims nothing; makes the run directory.
 ///
 /// # Errors
 /// Why not, for people.
 pub fn probe_source(options: &MountOptions) -> anyhow::Result<()> {
-    open_tree(options).map(drop)
+    open_tree(options)?;
+    claim::check(options)?;
+    claim::make_run_dir(&options.run_dir)
 }
 
 fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
     let unstamped = options.flags.unstamped();
     let root = sys::clone_tree(&options.dir, unstamped)
         .with_context(|| format!("cannot reach below {}", options.dir.display()))?;
-    // Its handles look like those of xfs, but last only as long as its server's cache.
-    if sys::file_system_magic(root.as_fd()).is_ok_and(|magic| magic == FUSE_MAGIC) {
+    let magic = sys::file_system_magic(root.as_fd()).unwrap_or_default();
+    if let Some(reason) = unfit(magic) {
+        bail!("{} lies on {reason}", options.dir.display());
+    }
+    if sys::folds_case(root.as_fd()) {
         bail!(
-            "{} lies on a FUSE file system, which cannot be protected: its file handles do not \
-             last; protect the directory that its server gets its data from",
+            "{} does not tell names apart that differ in case (casefold), and its replica would; \
+             protect a directory without that attribute",
             options.dir.display()
         );
     }
@@ -228,6 +239,7 @@ fn inherit_restrictions(options: &mut MountOptions) -> anyhow::Result<()> {
     flags.no_suid |= below.f_flag & libc::ST_NOSUID != 0;
     flags.no_dev |= below.f_flag & libc::ST_NODEV != 0;
     flags.no_exec |= below.f_flag & libc::ST_NOEXEC != 0;
+    flags.no_symfollow |= below.f_flag & ST_NOSYMFOLLOW != 0;
     Ok(())
 }
 
@@ -297,6 +309,7 @@ fn serve(
         line,
         live,
         device,
+        claim,
         restarts,
     } = lineage;
     if let (Some(line), false) = (&line, live.is_taken_over()) {
@@ -335,7 +348,7 @@ fn serve(
         None => mount(options, &capture, &journal)?,
     };
     if let (Some(line), false) = (&line, live.is_taken_over()) {
-        hold(line, &live, &kernel, &capture);
+        hold(line, &live, &kernel, &capture, &claim);
     }
     // The directory is covered from here on: requests wait until they are served below.
     let detachment = Detachment::watch(&options.mountpoint).context("cannot watch the mounts")?;
@@ -419,7 +432,7 @@ fn serve(
     live.end();
     let ended = running.end(&mut mirror, interval);
     drop((capture, source, senders));
-    drop(server);
+    drop((server, claim));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     served?;
     ended
@@ -427,7 +440,7 @@ fn serve(
 
 /// The mount outlives this worker from now on, where the kernel can send requests again that a dead
 /// worker has read (Linux 6.9).
-fn hold(line: &Line, live: &Live, kernel: &fuse::Kernel, capture: &Capture) {
+fn hold(line: &Line, live: &Live, kernel: &fuse::Kernel, capture: &Capture, claim: &Claim) {
     const FUSE_HAS_RESEND: u64 = 1 << 39;
     let offered = live.offer().map_or(0, |offer| offer.flags);
     if offered & FUSE_HAS_RESEND == 0 {
@@ -436,7 +449,7 @@ fn hold(line: &Line, live: &Live, kernel: &fuse::Kernel, capture: &Capture) {
         );
         return;
     }
-    line.hold(kernel.device(), capture.tree().root());
+    line.hold(kernel.device(), capture.tree().root(), claim.lock());
 }
 
 /// How far images may run ahead of what is applied.

@@ -30,6 +30,11 @@ impl Spot {
         Ok(Spot { mount, inner })
     }
 
+    /// Its path inside of the file system.
+    pub(super) fn inner(&self) -> &Path {
+        &self.inner
+    }
+
     /// Is what lies at `path` of the mount the directory or below it?
     pub(super) fn holds(&self, mount: &MountLine, path: &Path) -> bool {
         mount.device == self.mount.device

@@ -34,6 +34,8 @@ const WORD_DIR: usize = 6;
 const WORD_ANSWER: usize = 7;
 const WORD_VALUE: usize = 8;
 const WORD_GENERATION: usize = 9;
+/// Which take-over left it, counted from 1.
+const WORD_BORN: usize = 10;
 const INTENT_AT: usize = 12;
 const INTENT_WORDS: usize = 512;
 const NODES_AT: usize = INTENT_AT + INTENT_WORDS;
@@ -292,6 +294,10 @@ impl Flight {
     /// before the first request is served. All of them are returned, also those of earlier workers.
     pub fn take_left(&self) -> Vec<Left> {
         let _guard = self.leftovers.lock();
+        let last = (THREADS..SLOTS)
+            .map(|slot| self.load(slot, WORD_BORN))
+            .max();
+        let born = last.unwrap_or(0) + 1;
         for slot in 0..THREADS {
             let unique = self.load(slot, WORD_UNIQUE);
             if unique == 0 {
@@ -299,9 +305,12 @@ impl Flight {
             }
             let same = (THREADS..SLOTS).find(|to| self.load(*to, WORD_UNIQUE) == unique);
             let free = (THREADS..SLOTS).find(|to| self.load(*to, WORD_UNIQUE) == 0);
-            // Of more than there is room for, some that the kernel has not asked for is forgotten: its
-            // client was killed, and its effect is in the journal.
-            let to = same.or(free).unwrap_or(THREADS);
+            // Of more than there is room for, the oldest is forgotten, for which the kernel has not asked
+            // in all the time since: it had its answer.
+            let oldest = (THREADS..SLOTS).min_by_key(|slot| self.load(*slot, WORD_BORN));
+            let Some(to) = same.or(free).or(oldest) else {
+                continue;
+            };
             // What was decided about it stands, unless it began to change something since.
             let begins = self.load(slot, WORD_INTENT_BYTES) != 0 || same.is_none();
             self.store(to, WORD_UNIQUE, 0);
@@ -317,6 +326,7 @@ impl Flight {
                 self.store(to, WORD_ANSWER, 0);
             }
             self.store(to, WORD_DEATHS, self.load(slot, WORD_DEATHS) + 1);
+            self.store(to, WORD_BORN, born);
             self.store(to, WORD_UNIQUE, unique);
             self.store(slot, WORD_UNIQUE, 0);
         }
@@ -337,6 +347,16 @@ impl Flight {
             self.store(slot, word, 0);
         }
         left
+    }
+
+    /// What a request left over had been about to change is decided: it is served again, should the
+    /// kernel send it again, and not looked at any more.
+    pub fn note_settled(&self, unique: u64) {
+        let _guard = self.leftovers.lock();
+        let slot = (THREADS..SLOTS).find(|slot| self.load(*slot, WORD_UNIQUE) == unique);
+        if let Some(slot) = slot {
+            self.store(slot, WORD_INTENT_BYTES, 0);
+        }
     }
 
     /// Notes what a request left over is to be answered with.

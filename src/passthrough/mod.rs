@@ -25,8 +25,10 @@ mod handles;
 mod members;
 mod removed;
 mod tree;
+mod unfit;
 
 pub use export::Found;
 pub use handles::{Handles, Open, OpenDir, OpenFile};
 pub use members::Members;
 pub use tree::{Error, Keeper, Tree, UNFOLLOWED};
+pub use unfit::unfit;

@@ -26,7 +26,7 @@ use super::line::{Message, VARIABLE, receive, send};
 /// Workers that die one after the other without having served: after so many the supervisor rests.
 const FAILURES_MAX: u32 = 5;
 
-/// So many deaths of workers that did serve are too many,
+/// So many deaths of workers that did serve, other than by a kill from outside, are too many
 const DEATHS_MAX: usize = 30;
 /// in this time.
 const DEATHS_WINDOW: Duration = Duration::from_secs(10);
@@ -102,6 +102,7 @@ pub struct Charge {
 struct Held {
     device: OwnedFd,
     tree: OwnedFd,
+    claim: Option<OwnedFd>,
 }
 
 struct Supervisor {
@@ -224,7 +225,8 @@ impl Supervisor {
                 down_since.unwrap_or(end.noticed)
             };
             down_since = Some(since);
-            if self.is_hopeless(end.served) && !self.rest().await {
+            let killed = end.status.signal() == Some(nix::sys::signal::Signal::SIGKILL as i32);
+            if self.is_hopeless(end.served, killed) && !self.rest().await {
                 return Ok(2);
             }
             self.told.restarts += 1;
@@ -232,8 +234,8 @@ impl Supervisor {
         }
     }
 
-    /// Workers die too often. Waits a little where they do not come to serve.
-    fn is_hopeless(&mut self, served: bool) -> bool {
+    /// Do workers die too often? Waits a little where they do not come to serve.
+    fn is_hopeless(&mut self, served: bool, killed: bool) -> bool {
         let now = Instant::now();
         if !served {
             self.failures += 1;
@@ -246,6 +248,9 @@ impl Supervisor {
             return false;
         }
         self.failures = 0;
+        if killed {
+            return false;
+        }
         self.deaths.push_back(now);
         while self
             .deaths
@@ -295,7 +300,8 @@ impl Supervisor {
             None => send(socket, Message::First, &[]),
             Some(held) => {
                 let restarts = self.told.restarts;
-                let fds = [held.device.as_fd(), held.tree.as_fd()];
+                let mut fds = vec![held.device.as_fd(), held.tree.as_fd()];
+                fds.extend(held.claim.as_ref().map(AsFd::as_fd));
                 let kept = self.kept.iter();
                 send(socket, Message::Again { restarts }, &fds).and_then(|()| {
                     kept.map(|(id, fd)| send(socket, Message::Keep(*id), &[fd.as_fd()]))
@@ -362,8 +368,14 @@ impl Supervisor {
     fn note(&mut self, message: Message, mut fds: Vec<OwnedFd>) {
         match message {
             Message::Hold => {
-                if let (Some(tree), Some(device)) = (fds.pop(), fds.pop()) {
-                    self.held = Some(Held { device, tree });
+                let mut fds = fds.into_iter();
+                if let (Some(device), Some(tree)) = (fds.next(), fds.next()) {
+                    let claim = fds.next();
+                    self.held = Some(Held {
+                        device,
+                        tree,
+                        claim,
+                    });
                     self.tell();
                 }
             }

@@ -21,14 +21,14 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 256;
 pub(super) enum Message {
     /// To the worker: begin.
     First,
-    /// To the worker: take over; with the connection to the kernel and the directory below.
+    /// To the worker: take over; with the connection to the kernel, the directory below and its claim.
     Again {
         /// How often a worker was started again.
         restarts: u64,
     },
     /// To the worker: there is nothing more to hand over.
     Go,
-    /// To the supervisor: the mount is made; with the connection and the directory below.
+    /// To the supervisor: the mount is made; with the connection, the directory below and its claim.
     Hold,
     /// An inode that has lost its names, with a descriptor of it; both ways.
     Keep(FileId),
@@ -74,6 +74,8 @@ pub struct Handover {
     pub device: OwnedFd,
     /// The directory below the mount.
     pub tree: OwnedFd,
+    /// The lock of the right to protect it.
+    pub claim: Option<OwnedFd>,
     /// Inodes without a name that are still used.
     pub kept: Vec<(FileId, OwnedFd)>,
     /// How often a worker was started again.
@@ -113,10 +115,11 @@ impl Line {
             match message {
                 Message::First => {}
                 Message::Again { restarts } => {
-                    let (tree, device) = (fds.pop(), fds.pop());
+                    let mut fds = fds.into_iter();
                     handover = Some(Handover {
-                        device: device.ok_or_else(garbled)?,
-                        tree: tree.ok_or_else(garbled)?,
+                        device: fds.next().ok_or_else(garbled)?,
+                        tree: fds.next().ok_or_else(garbled)?,
+                        claim: fds.next(),
                         kept: Vec::new(),
                         restarts,
                     });
@@ -138,9 +141,16 @@ impl Line {
         }
     }
 
-    /// The mount is made: both outlive this worker from now on.
-    pub fn hold(&self, device: BorrowedFd<'_>, tree: BorrowedFd<'_>) {
-        self.tell(Message::Hold, &[device, tree]);
+    /// The mount is made: all of it outlives this worker from now on.
+    pub fn hold(
+        &self,
+        device: BorrowedFd<'_>,
+        tree: BorrowedFd<'_>,
+        claim: Option<BorrowedFd<'_>>,
+    ) {
+        let mut fds = vec![device, tree];
+        fds.extend(claim);
+        self.tell(Message::Hold, &fds);
     }
 
     /// Requests are served.

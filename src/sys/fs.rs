@@ -370,3 +370,17 @@ pub fn statvfs(fd: BorrowedFd<'_>) -> io::Result<libc::statvfs> {
 
 /// As the nanoseconds of a time for [`utimens_fd`]: the file system's idea of now.
 pub const UTIME_NOW: u32 = libc::UTIME_NOW as u32;
+
+/// `FS_IOC_GETFLAGS` and `FS_CASEFOLD_FL` (`linux/fs.h`).
+const GET_FLAGS: libc::Ioctl = 0x8008_6601_u32 as libc::Ioctl;
+const CASEFOLD: libc::c_int = 0x4000_0000;
+
+/// Does the directory take names that differ in case for the same (`chattr +F`)? False where the file
+/// system has no such attribute.
+pub fn folds_case(dir: BorrowedFd<'_>) -> bool {
+    // As wide as the number of the call says, though the kernel fills an int.
+    let mut flags = [0 as libc::c_int; 2];
+    // SAFETY: the pointer is to writable memory of at least the size that is written.
+    let rc = unsafe { libc::ioctl(dir.as_raw_fd(), GET_FLAGS, flags.as_mut_ptr()) };
+    rc == 0 && flags[0] & CASEFOLD != 0
+}

@@ -27,7 +27,7 @@ pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
 pub use file::{fadvise_dontneed, flock_exclusive};
 pub use fs::{
     CopyRange, UTIME_NOW, access_anyhow, chmod_fd, chown_fd, copy_file_range, data_segment,
-    fallocate, fchmod, fdatasync, fsync, ftruncate, linkat_fd, lseek, mkdirat, mknodat,
+    fallocate, fchmod, fdatasync, folds_case, fsync, ftruncate, linkat_fd, lseek, mkdirat, mknodat,
     open_beneath, openat, pread, proc_path, pwrite, pwritev_all, readlink_fd, readlinkat,
     renameat2, statvfs, symlinkat, syncfs, truncate_fd, unlinkat, utimens_fd,
 };

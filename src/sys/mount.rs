@@ -22,6 +22,7 @@ const MOUNT_ATTR_NODEV: u64 = 0x04;
 const MOUNT_ATTR_NOEXEC: u64 = 0x08;
 const MOUNT_ATTR_NOATIME: u64 = 0x10;
 const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
+const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 /// The bits of which one kind of access times is made.
 const MOUNT_ATTR__ATIME: u64 = 0x70;
 
@@ -111,8 +112,8 @@ pub struct FuseMount {
     pub source: String,
     /// Read-only.
     pub read_only: bool,
-    /// `nosuid`, `nodev`, `noexec`, `noatime`, `nodiratime`, in this order.
-    pub restrictions: [bool; 5],
+    /// `nosuid`, `nodev`, `noexec`, `noatime`, `nodiratime`, `nosymfollow`, in this order.
+    pub restrictions: [bool; 6],
     /// Largest read in bytes.
     pub max_read: u32,
     /// The device number (`st_dev`) that it is to have where that is free: the one of last time.
@@ -206,6 +207,7 @@ pub fn mount_fuse(device: BorrowedFd<'_>, mountpoint: &Path, how: &FuseMount) ->
         MOUNT_ATTR_NOEXEC,
         MOUNT_ATTR_NOATIME,
         MOUNT_ATTR_NODIRATIME,
+        MOUNT_ATTR_NOSYMFOLLOW,
     ];
     let mut attributes = if how.read_only { MOUNT_ATTR_RDONLY } else { 0 };
     for (bit, wanted) in bits.iter().zip(how.restrictions) {

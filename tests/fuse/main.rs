@@ -14,6 +14,7 @@
 //!   `DOPPELFS_PGBENCH_SECONDS` (4): how long these programs run, each time.
 
 mod backlog;
+mod bad_directories;
 mod compare_command;
 mod exercisers;
 mod file_systems;

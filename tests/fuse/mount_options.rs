@@ -72,6 +72,23 @@ fn noexec_refuses_programs() {
 }
 
 #[test]
+fn nosymfollow_follows_no_links() {
+    let test = "nosymfollow_follows_no_links";
+    if !is_ready(test) {
+        return;
+    }
+    let mut fixture = Fixture::new(test).with_flags(&["-o", "nosymfollow"]);
+    std::fs::write(fixture.path("file"), b"content").expect("write");
+    std::os::unix::fs::symlink("file", fixture.path("link")).expect("symlink");
+    fixture.start();
+    let refused = std::fs::read(fixture.path("link")).expect_err("follow a link");
+    assert_eq!(refused.raw_os_error(), Some(libc::ELOOP));
+    let target = std::fs::read_link(fixture.path("link")).expect("read a link");
+    assert_eq!(target, std::path::Path::new("file"));
+    fixture.finish();
+}
+
+#[test]
 fn ro_refuses_writes_and_serves_the_target() {
     let test = "ro_refuses_writes_and_serves_the_target";
     has_effect(test, "ro", ("0", [true, true, false]));

@@ -149,8 +149,8 @@ fn file_systems_without_lasting_handles_are_refused_by_their_type() {
         return;
     }
     let scratch = Scratch::new("types");
-    refused(&scratch, "/proc", &["proc", "handles"]);
-    refused(&scratch, "/sys", &["sysfs", "handles"]);
+    refused(&scratch, "/proc/sys", &["proc", "handles"]);
+    refused(&scratch, "/sys/fs", &["sysfs", "handles"]);
     for options in ["", ",index=on,nfs_export=on"] {
         let base = scratch.path().join(format!("overlay{}", options.len()));
         let Some(_tmpfs) = Mounted::tmpfs(test, &base) else {

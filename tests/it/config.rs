@@ -39,7 +39,7 @@ fn nothing_asked_gives_the_documented_defaults() {
             && !options.remap_links
             && !options.strict_cover
     );
-    assert_eq!(options.flags.restrictions(), [false; 5]);
+    assert_eq!(options.flags.restrictions(), [false; 6]);
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn every_key_is_taken() {
         "set=web,target=127.0.0.1:7421:a/b,state=/s,run-dir=/r,order=strict,insecure-loopback,\
          foreground,atime,remap-links,strict-cover,journal-wait=250ms,queue-disk-max=100M,queue-free-min=1G,\
          queue-memory=64M,queue-alert=80%,queue-dir=/q,auto-remirror=no,ro,nosuid,nodev,noexec,\
-         noatime,nodiratime",
+         noatime,nodiratime,nosymfollow",
     )
     .unwrap();
     assert_eq!(options.set.as_str(), "web");
@@ -66,7 +66,7 @@ fn every_key_is_taken() {
     assert!(
         options.remap_links && options.atime && options.strict_cover && options.flags.read_only
     );
-    assert_eq!(options.flags.restrictions(), [true; 5]);
+    assert_eq!(options.flags.restrictions(), [true; 6]);
 }
 
 /// README: "Every long flag of `mount` is also a key of `-o`."
@@ -101,7 +101,7 @@ fn what_fstab_and_the_kernel_add_is_passed_over() {
     let text = "defaults,_netdev,nofail,noauto,user,x-systemd.automount,X-mount.mkdir=755,\
                 user_id=0,group_id=0,default_permissions,allow_other,comment=x,relatime";
     let options = options(text).unwrap();
-    assert_eq!(options.flags.restrictions(), [false; 5]);
+    assert_eq!(options.flags.restrictions(), [false; 6]);
     assert!(is_ignored_key("x-a", None));
     assert!(!is_ignored_key("target", Some("x")));
 }

@@ -150,3 +150,32 @@ fn what_was_removed_while_open_is_kept_until_it_is_forgotten() {
     tree.note_forgotten(id);
     assert_eq!(tree.stat(id).unwrap_err().errno(), libc::ESTALE);
 }
+
+/// docs/differences.md: file systems that are refused, though their handles look like known ones.
+#[test]
+fn fuse_fat_and_network_file_systems_are_unfit() {
+    use doppelfs::passthrough::unfit;
+    for (magic, words) in [
+        (0x6573_5546, "FUSE"),
+        (0x4d44, "FAT"),
+        (0x2011_bab0, "FAT"),
+        (0x6969, "network"),
+        (0xff53_4d42, "network"),
+        (0x00c3_6400, "network"),
+    ] {
+        let reason = unfit(magic).unwrap_or_default();
+        assert!(reason.contains(words), "{magic:#x}: {reason:?}");
+        assert!(reason.contains("protect"), "{magic:#x}: {reason:?}");
+    }
+    // ext, xfs, btrfs, tmpfs, f2fs, squashfs.
+    for magic in [
+        0xef53,
+        0x5846_5342,
+        0x9123_683e,
+        0x0102_1994,
+        0xf2f5_2010,
+        0x7371_7368,
+    ] {
+        assert_eq!(unfit(magic), None, "{magic:#x}");
+    }
+}
