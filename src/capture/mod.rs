@@ -31,6 +31,7 @@ mod core;
 mod image;
 mod namespace;
 mod order;
+mod rename;
 mod takeover;
 
 pub use attributes::{AttrChange, TimeChange};

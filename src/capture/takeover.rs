@@ -28,7 +28,7 @@ use crate::types::{Caller, Dentry, FileId, Op, Seq, limits};
 use super::attributes::has_xattr;
 use super::content::CAPABILITIES;
 use super::core::{Call, Capture, SetId, joined};
-use super::namespace::Parties;
+use super::rename::Parties;
 
 /// A request that so many workers died over is answered with `EIO`.
 const DEATHS_MAX: u64 = 3;

@@ -14,6 +14,7 @@ mod answers;
 mod bypass;
 mod claim;
 mod detach;
+mod entry;
 mod events;
 mod report;
 mod source;
@@ -21,5 +22,5 @@ mod start;
 mod target;
 mod ways;
 
-pub use source::{probe_source, run_source};
+pub use entry::{probe_source, run_source};
 pub use target::run_target;

@@ -1,7 +1,7 @@
 //! The worker of a set: from options to a served mount, and its end.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
@@ -13,16 +13,16 @@ use tokio::sync::watch;
 
 use crate::activity::{Clean, Covered};
 use crate::capture::{self, Capture, Uncovered};
-use crate::config::{self, MountOptions, Role, StateOwner, Surroundings};
+use crate::config::MountOptions;
 use crate::control;
 use crate::fuse;
 use crate::journal::Journal;
 use crate::live::{Live, OpenCheck};
 use crate::mirror::{CheckProgress, Event, Mirror, MirrorState, check};
-use crate::passthrough::{Tree, unfit};
+use crate::passthrough::Tree;
 use crate::sender::{Sender, SenderOptions};
 use crate::stats::SetCounters;
-use crate::supervisor::{Handover, Line, Ready};
+use crate::supervisor::{Line, Ready};
 use crate::sync::{self, Mutex, Rank};
 use crate::sys::{self, FuseMount};
 use crate::types::{Time, limits};
@@ -32,15 +32,11 @@ use super::answers::Answers;
 use super::claim::Claim;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
+use super::start::number_connections;
 use super::start::{self, Begun, Doubt};
-use super::ways::Spot;
-use super::{bypass, claim, start::number_connections};
 
 /// How much earlier than it was noticed a lazy umount may have been.
 const DETACH_SLACK_NS: u64 = 1_000_000_000;
-
-/// `ST_NOSYMFOLLOW` of statfs(2).
-const ST_NOSYMFOLLOW: u64 = 0x2000;
 
 /// Threads that answer the kernel.
 const FUSE_THREADS: usize = 4;
@@ -65,116 +61,6 @@ pub(super) struct Source {
     pub(super) changes: watch::Sender<u64>,
 }
 
-/// Protects a directory until it is unmounted.
-///
-/// # Errors
-/// What stands in the way, for people.
-pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()> {
-    sys::act_without_own_limits();
-    let line = Line::inherited();
-    let handover = line.as_ref().map(|line| line.begin()).transpose();
-    let handover = handover.context("cannot hear the supervisor")?.flatten();
-    if let (Some(handover), Some(line)) = (handover, &line) {
-        return take_over(&options, handover, line, ready);
-    }
-    config::check_mount(&mut options, &Surroundings::look())?;
-    options.remap_from()?;
-    let (warnings, is_bypassed) = look_around(&options)?;
-    inherit_restrictions(&mut options)?;
-    let owner = StateOwner {
-        version: 1,
-        role: Role::Source,
-        name: options.set.to_string(),
-        path: options.dir.clone(),
-    };
-    // A directory that cannot be protected leaves no claim behind.
-    let tree = open_tree(&options)?;
-    let claim = claim::take(&options)?;
-    config::claim_state(&options.state_dir, &owner)?;
-    let begun = start::begin(&options, tree.root_id(), is_bypassed, false)?;
-    let live = match &line {
-        Some(_) => Live::begin(&live_dir(&options), begun.incarnation)
-            .context("cannot keep what survives a worker")?,
-        None => Live::none(),
-    };
-    store_warnings(&begun.journal, &warnings);
-    let lineage = Lineage {
-        line,
-        live,
-        device: None,
-        claim,
-        restarts: 0,
-    };
-    serve(&options, warnings, tree, begun, lineage, ready)
-}
-
-/// What connects a worker with those before and after it.
-struct Lineage {
-    line: Option<Arc<Line>>,
-    live: Live,
-    /// The connection to the kernel, where it is taken over.
-    device: Option<OwnedFd>,
-    claim: Claim,
-    /// How often a worker was started again.
-    restarts: u64,
-}
-
-/// Where what survives a worker is kept.
-fn live_dir(options: &MountOptions) -> PathBuf {
-    options.run_dir.join(format!("{}.live", options.set))
-}
-
-/// The fact that holds what the administrator should know, for the workers that come later: they do not
-/// look around again, since their own mount is in the way.
-const FACT_WARNINGS: &str = "warnings";
-
-fn store_warnings(journal: &Journal, warnings: &[String]) {
-    let bytes = rmp_serde::to_vec(warnings).unwrap_or_default();
-    if let Err(error) = journal.put(FACT_WARNINGS, &bytes) {
-        tracing::warn!(%error, "cannot keep the warnings");
-    }
-}
-
-/// Goes on where the last worker died. Nothing of the mount may be touched before it is served.
-fn take_over(
-    options: &MountOptions,
-    handover: Handover,
-    line: &Arc<Line>,
-    ready: Ready,
-) -> anyhow::Result<()> {
-    let Handover {
-        device,
-        tree,
-        claim,
-        kept,
-        restarts,
-    } = handover;
-    tracing::info!(restarts, kept = kept.len(), "takes over");
-    let live = Live::open(&live_dir(options)).context("cannot take over")?;
-    let mut tree = Tree::new(tree, cached_descriptors()).context("cannot take over")?;
-    tree.set_keeper(line.clone(), kept);
-    let begun = start::begin(options, tree.root_id(), false, true)?;
-    let warnings = begun.journal.get(FACT_WARNINGS).ok().flatten();
-    let warnings = warnings.and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
-    let lineage = Lineage {
-        line: Some(line.clone()),
-        live,
-        device: Some(device),
-        claim: Claim::of(claim),
-        restarts,
-    };
-    drop(ready);
-    let ready = Ready::silent();
-    serve(
-        options,
-        warnings.unwrap_or_default(),
-        tree,
-        begun,
-        lineage,
-        ready,
-    )
-}
-
 fn start_runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -184,113 +70,18 @@ fn start_runtime() -> anyhow::Result<Runtime> {
         .context("cannot start the runtime")
 }
 
-/// How many descriptors of nodes are cached.
-fn cached_descriptors() -> usize {
-    usize::try_from(sys::open_files_limit() / 4)
-        .unwrap_or(256)
-        .min(4096)
+/// What connects a worker with those before and after it.
+pub(super) struct Lineage {
+    pub(super) line: Option<Arc<Line>>,
+    pub(super) live: Live,
+    /// The connection to the kernel, where it is taken over.
+    pub(super) device: Option<OwnedFd>,
+    pub(super) claim: Claim,
+    /// How often a worker was started again.
+    pub(super) restarts: u64,
 }
 
-/// Can the directory be protected? Claims nothing; makes the run directory.
-///
-/// # Errors
-/// Why not, for people.
-pub fn probe_source(options: &MountOptions) -> anyhow::Result<()> {
-    open_tree(options)?;
-    claim::check(options)?;
-    claim::make_run_dir(&options.run_dir)
-}
-
-fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
-    let unstamped = options.flags.unstamped();
-    let root = sys::clone_tree(&options.dir, unstamped)
-        .with_context(|| format!("cannot reach below {}", options.dir.display()))?;
-    let magic = sys::file_system_magic(root.as_fd()).unwrap_or_default();
-    if let Some(reason) = unfit(magic) {
-        bail!("{} lies on {reason}", options.dir.display());
-    }
-    if sys::folds_case(root.as_fd()) {
-        bail!(
-            "{} does not tell names apart that differ in case (casefold), and its replica would; \
-             protect a directory without that attribute",
-            options.dir.display()
-        );
-    }
-    Tree::new(root, cached_descriptors()).with_context(|| {
-        let mount = Spot::of(&options.dir).map(|spot| spot.mount);
-        let fs_type = mount.map_or_else(|_| "unknown".to_owned(), |mount| mount.fs_type);
-        format!(
-            "{} lies on a file system of type {fs_type}, which cannot be protected: its files have \
-             no lasting handles of a known form (those of ext2/3/4, xfs, btrfs, tmpfs have); protect \
-             a directory of the file system that its data comes from",
-            options.dir.display()
-        )
-    })
-}
-
-/// A mount never allows what the mount of the directory forbids: a set-user-id program, a device or
-/// any program on a file system mounted without them must not come to life through ours.
-fn inherit_restrictions(options: &mut MountOptions) -> anyhow::Result<()> {
-    let below = std::fs::File::open(&options.dir)
-        .and_then(|dir| sys::statvfs(dir.as_fd()))
-        .with_context(|| format!("cannot examine the mount of {}", options.dir.display()))?;
-    let flags = &mut options.flags;
-    flags.read_only |= below.f_flag & libc::ST_RDONLY != 0;
-    flags.no_suid |= below.f_flag & libc::ST_NOSUID != 0;
-    flags.no_dev |= below.f_flag & libc::ST_NODEV != 0;
-    flags.no_exec |= below.f_flag & libc::ST_NOEXEC != 0;
-    flags.no_symfollow |= below.f_flag & ST_NOSYMFOLLOW != 0;
-    Ok(())
-}
-
-/// Who reaches the tree beside the mount, and what lies in it unseen; and whether anybody does.
-fn look_around(options: &MountOptions) -> anyhow::Result<(Vec<String>, bool)> {
-    let is_over = options.mountpoint == options.dir;
-    let found = bypass::find(&options.dir, is_over);
-    let mut warnings: Vec<String> = found.iter().map(ToString::to_string).collect();
-    if options.strict_cover && !warnings.is_empty() {
-        bail!("strict-cover: {}", warnings.join("; "));
-    }
-    let is_bypassed = !is_over || !warnings.is_empty();
-    for mount in sys::beneath_mounts(&options.dir).unwrap_or_default() {
-        warnings.push(format!(
-            "{} is mounted inside the directory and is neither shown nor replicated; protect it as \
-             a set of its own",
-            mount.display()
-        ));
-    }
-    warnings.extend(subvolumes_within(&options.dir));
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    Ok((warnings, is_bypassed))
-}
-
-/// Subvolumes of btrfs inside the directory, each with what becomes of it.
-fn subvolumes_within(dir: &Path) -> Vec<String> {
-    let found = std::fs::File::open(dir).and_then(|dir| sys::btrfs_subvolumes_in(dir.as_fd()));
-    match found {
-        Ok(found) => found
-            .iter()
-            .map(|inside| {
-                format!(
-                    "{} is a subvolume inside the directory and is neither shown nor replicated \
-                     (opening it gives EXDEV); protect it as a set of its own",
-                    dir.join(inside).display()
-                )
-            })
-            .collect(),
-        // Not btrfs, or a kernel that cannot tell.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTTY | libc::EOPNOTSUPP)) => Vec::new(),
-        Err(e) => vec![format!(
-            "cannot tell whether subvolumes lie inside of {} ({e}); what is in them is neither shown \
-             nor replicated",
-            dir.display()
-        )],
-    }
-}
-
-fn serve(
+pub(super) fn serve(
     options: &MountOptions,
     mut warnings: Vec<String>,
     mut tree: Tree,

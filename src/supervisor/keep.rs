@@ -302,10 +302,9 @@ impl Supervisor {
                 let restarts = self.told.restarts;
                 let mut fds = vec![held.device.as_fd(), held.tree.as_fd()];
                 fds.extend(held.claim.as_ref().map(AsFd::as_fd));
-                let kept = self.kept.iter();
+                let mut kept = self.kept.iter();
                 send(socket, Message::Again { restarts }, &fds).and_then(|()| {
-                    kept.map(|(id, fd)| send(socket, Message::Keep(*id), &[fd.as_fd()]))
-                        .collect()
+                    kept.try_for_each(|(id, fd)| send(socket, Message::Keep(*id), &[fd.as_fd()]))
                 })
             }
         }

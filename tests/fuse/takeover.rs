@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
@@ -247,7 +248,7 @@ fn add_holder(load: &mut Load, base: &Path) {
     let file = options.open(&path).expect("create");
     std::fs::remove_file(&path).expect("unlink");
     let locked = File::create(base.join("locked")).expect("create");
-    locked.lock().expect("lock");
+    let locked = Flock::lock(locked, FlockArg::LockExclusive).expect("lock");
     let dir = base.join("listed");
     std::fs::create_dir(&dir).expect("mkdir");
     for number in 0..300 {
@@ -264,7 +265,8 @@ fn add_holder(load: &mut Load, base: &Path) {
             assert_eq!(file.metadata().expect("stat").nlink(), 0);
             // Another open of it does not get the lock.
             let second = File::open(dir.with_file_name("locked")).expect("open");
-            assert!(second.try_lock().is_err(), "the lock is lost");
+            let second = Flock::lock(second, FlockArg::LockExclusiveNonblock);
+            assert!(second.is_err(), "the lock is lost");
             let listed = std::fs::read_dir(&dir)
                 .expect("list")
                 .map(|e| e.expect("an entry"));

@@ -37,6 +37,7 @@ mod link_cuts;
 mod link_flow;
 mod link_holds;
 mod link_support;
+mod live;
 mod passthrough;
 mod receiver_door;
 mod remap;
