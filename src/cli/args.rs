@@ -106,14 +106,23 @@ pub(super) enum Verb {
         #[arg(long, value_name = "FROM=TO")]
         remap_links: Vec<String>,
     },
+    /// Replace a set's worker, and with it the program, while its mount and all that is open stay
+    Restart {
+        /// The set; may be left out where there is one
+        set: Option<String>,
+        /// Seconds to wait for the new worker; 1 is the exit code when they have passed
+        #[arg(long, value_name = "SECONDS", default_value = "60")]
+        timeout: f64,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh
         shell: clap_complete::Shell,
     },
 
-    /// Restart a set's worker under its mount (not built yet)
-    Restart(Unbuilt),
     /// Become known to a target (not built yet)
     Pair(Unbuilt),
     /// Who may speak to this host (not built yet)

@@ -21,6 +21,7 @@ mod compare;
 mod mount;
 mod queue;
 mod render;
+mod restart;
 mod run;
 mod show;
 mod stats;

@@ -115,6 +115,7 @@ fn serve_or_start(
             words: worker_words(kind, &options, &settings),
             set: options.set.clone(),
             run_dir: options.run_dir.clone(),
+            mountpoint: options.mountpoint.clone(),
             stdin: ready.hand_over(),
         };
         return supervisor::supervise(charge).context("cannot supervise a worker");

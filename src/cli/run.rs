@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command};
 use super::compare::Depth;
-use super::{compare, mount, queue, show, stats, target, umount, wait};
+use super::{compare, mount, queue, restart, show, stats, target, umount, wait};
 use crate::config::MountOptions;
 use crate::config::TargetOptions;
 use crate::control::{self, Client, MirrorKind, Reply, Request, Service};
@@ -144,6 +144,13 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             timeout,
         } => umount::umount(&mountpoint, &run_dir, seconds(timeout)?),
         Verb::Target(verb) => run_target(verb, &run_dir, entrances),
+        Verb::Restart { set, timeout, json } => {
+            let set = match choose_set(&run_dir, set.as_deref())? {
+                Service::Set(set) => set,
+                other @ Service::Target(_) => anyhow::bail!("{other} is no set"),
+            };
+            restart::restart(&run_dir, &set, seconds(timeout)?, json)
+        }
         Verb::Status { set, json } => show::status(&run_dir, set.as_deref(), json),
         Verb::Stats {
             set,
@@ -220,7 +227,6 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
 
 fn planned(verb: &Verb) -> anyhow::Error {
     let (name, instead) = match verb {
-        Verb::Restart(_) => ("restart", "`doppelfs umount` and `doppelfs mount` again"),
         Verb::Pair(_) => ("pair", "use --insecure-loopback on one machine"),
         Verb::Peers(_) => ("peers", "use --insecure-loopback on one machine"),
         Verb::Top(_) => ("top", "use `doppelfs stats --follow`"),
@@ -250,6 +256,7 @@ fn planned(verb: &Verb) -> anyhow::Error {
         | Verb::Wait { .. }
         | Verb::Mirror(_)
         | Verb::Compare { .. }
+        | Verb::Restart { .. }
         | Verb::Completions { .. } => ("", ""),
     };
     not_built(name, instead)

@@ -7,6 +7,7 @@ use super::render::{Ink, status_text};
 use super::run::Outcome;
 use crate::control::status::{STATUS_VERSION, SetStatus, StatusReport, TargetStatus};
 use crate::control::{self, Client, Error, QueueLine, Reply, Request, Service};
+use crate::supervisor::Supervision;
 use crate::types::SetName;
 
 /// Asks every service of the run directory, or one set. A worker that does not answer is reported as
@@ -35,7 +36,7 @@ pub fn collect_status(run_dir: &Path, set: Option<&SetName>) -> Result<StatusRep
             (Ok(Reply::Target(status)), _) => report.targets.push(*status),
             (Ok(_), _) => {
                 let error = "it answered another question; is it of another version?";
-                put_unreachable(&mut report, &service, error.to_owned());
+                put_unreachable(run_dir, &mut report, &service, error.to_owned());
             }
             (
                 Err(
@@ -54,17 +55,24 @@ pub fn collect_status(run_dir: &Path, set: Option<&SetName>) -> Result<StatusRep
                 }),
                 _,
             ) => {}
-            (Err(error), _) => put_unreachable(&mut report, &service, error.to_string()),
+            (Err(error), _) => put_unreachable(run_dir, &mut report, &service, error.to_string()),
         }
     }
     Ok(report)
 }
 
-fn put_unreachable(report: &mut StatusReport, service: &Service, error: String) {
+fn put_unreachable(run_dir: &Path, report: &mut StatusReport, service: &Service, error: String) {
     match service {
-        Service::Set(name) => report
-            .sets
-            .push(SetStatus::unreachable(name.as_str(), error)),
+        Service::Set(name) => {
+            let mut status = SetStatus::unreachable(name.as_str(), error);
+            if let Some(told) = Supervision::read(run_dir, name) {
+                status.error = Some(told.describe());
+                status.supervisor_pid = told.pid;
+                status.worker_pid = told.worker_pid;
+                status.worker_restarts = told.restarts;
+            }
+            report.sets.push(status);
+        }
         Service::Target(port) => report.targets.push(TargetStatus {
             listen: format!("port {port}"),
             error: Some(error),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::run::Outcome;
 use crate::control::{self, Client, Reply, Request, Service};
-use crate::supervisor::{User, holders_of, users_of};
+use crate::supervisor::{Supervision, User, holders_of, users_of};
 use crate::sys;
 
 /// Processes named in the message about a busy mount.
@@ -24,43 +24,82 @@ pub(super) fn umount(
     patience: Duration,
 ) -> anyhow::Result<Outcome> {
     let mountpoint = find_mount(mountpoint)?;
+    let supervision = end_resting(run_dir, &mountpoint, patience)?;
     let worker = find_worker(run_dir, &mountpoint);
-    let mut pid = None;
-    let mut pidfd = None;
-    if let Some((service, worker_pid)) = &worker {
-        // The descriptor first: the worker may end at any moment from the umount on.
-        pidfd = sys::pidfd_open(*worker_pid).ok();
-        pid = Some(*worker_pid);
+    // Who has the directory below to the last: the supervisor, if there is one.
+    let last = supervision
+        .map(|told| told.pid)
+        .or(worker.as_ref().map(|(_, pid)| *pid));
+    // The descriptor first: they may end at any moment from the umount on.
+    let pidfd = last.and_then(|pid| sys::pidfd_open(pid).ok());
+    if let Some((service, _)) = &worker {
         prepare(run_dir, service, &mountpoint)?;
     }
+    let mut own: Vec<u32> = worker.iter().map(|(_, pid)| *pid).collect();
+    own.extend(last);
     let device = device_of(&mountpoint);
-    match unmount(&mountpoint, pid) {
+    match unmount(&mountpoint, &own) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
             abandon(run_dir, worker.as_ref());
-            bail!(busy_text(&mountpoint, pid));
+            bail!(busy_text(&mountpoint, &own));
         }
         Err(e) => {
             abandon(run_dir, worker.as_ref());
             return Err(e).with_context(|| format!("cannot unmount {}", mountpoint.display()));
         }
     }
-    let (Some(pidfd), Some(pid)) = (pidfd, pid) else {
+    let (Some(pidfd), Some(pid)) = (pidfd, last) else {
         return Ok(Outcome::Yes);
     };
     wait_for_end(&pidfd, pid, patience, device.as_deref())
 }
 
+/// The supervisor of the mount, if it has one. One that rests, since its workers die, is ended: nobody
+/// serves its mount, which is dead then and can be unmounted. One whose worker has just died is waited
+/// for.
+fn end_resting(
+    run_dir: &Path,
+    mountpoint: &Path,
+    patience: Duration,
+) -> anyhow::Result<Option<Supervision>> {
+    let find = || Supervision::of_mount(run_dir, mountpoint);
+    let start = Instant::now();
+    while let Some(told) = find() {
+        if told.serves {
+            return Ok(Some(told));
+        }
+        if told.rests {
+            let pidfd = sys::pidfd_open(told.pid);
+            told.ask_for_end()
+                .with_context(|| format!("cannot end supervisor {}", told.pid))?;
+            let ended = pidfd.and_then(|pidfd| sys::poll_readable(pidfd.as_fd(), patience));
+            if !ended.with_context(|| format!("cannot wait for supervisor {}", told.pid))? {
+                bail!("supervisor {} does not end within {patience:?}", told.pid);
+            }
+            return Ok(None);
+        }
+        if start.elapsed() > patience {
+            bail!(
+                "no worker serves the mount within {patience:?}: {}",
+                told.describe()
+            );
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(None)
+}
+
 /// Unmounts. Who only looks at every mount (df, a monitor, mkfs) keeps it busy for that moment and shows
 /// as nobody: then another attempt decides.
-fn unmount(mountpoint: &Path, worker: Option<u32>) -> std::io::Result<()> {
+fn unmount(mountpoint: &Path, own: &[u32]) -> std::io::Result<()> {
     let start = Instant::now();
     loop {
         match sys::umount(mountpoint, false) {
             Err(e)
                 if e.kind() == std::io::ErrorKind::ResourceBusy
                     && start.elapsed() < LOOKS_PASS
-                    && users_beside(mountpoint, worker).is_empty() =>
+                    && users_beside(mountpoint, own).is_empty() =>
             {
                 std::thread::sleep(PAUSE);
             }
@@ -69,10 +108,10 @@ fn unmount(mountpoint: &Path, worker: Option<u32>) -> std::io::Result<()> {
     }
 }
 
-/// Who uses the mount, but for its worker and us.
-fn users_beside(mountpoint: &Path, worker: Option<u32>) -> Vec<User> {
+/// Who uses the mount, but for its own processes and us.
+fn users_beside(mountpoint: &Path, own: &[u32]) -> Vec<User> {
     let mut except = vec![std::process::id()];
-    except.extend(worker);
+    except.extend(own);
     users_of(mountpoint, &except)
 }
 
@@ -189,8 +228,8 @@ fn abandon(run_dir: &Path, worker: Option<&(Service, u32)>) {
     }
 }
 
-fn busy_text(mountpoint: &Path, worker: Option<u32>) -> String {
-    let users = users_beside(mountpoint, worker);
+fn busy_text(mountpoint: &Path, own: &[u32]) -> String {
+    let users = users_beside(mountpoint, own);
     let mut text = format!("{} is in use and stays mounted", mountpoint.display());
     if users.is_empty() {
         text += "; no process shows why: another mount inside it, a swap file, an NFS export?";

@@ -40,6 +40,8 @@ const BACKOFF: Duration = Duration::from_millis(100);
 pub struct Supervision {
     /// Its process.
     pub pid: u32,
+    /// Where the set is mounted.
+    pub mountpoint: PathBuf,
     /// The worker's; 0 while there is none.
     pub worker_pid: u32,
     /// How often a worker was started again.
@@ -72,6 +74,57 @@ impl Supervision {
         words.contains(&&b"mount"[..]).then_some(found)
     }
 
+    /// The supervisor of what is mounted there.
+    pub fn of_mount(run_dir: &Path, mountpoint: &Path) -> Option<Supervision> {
+        let entries = std::fs::read_dir(run_dir).ok()?.flatten();
+        let sets = entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            SetName::new(name.strip_suffix(".supervisor")?).ok()
+        });
+        sets.filter_map(|set| Supervision::read(run_dir, &set))
+            .find(|told| told.mountpoint == mountpoint)
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) -> io::Result<()> {
+        let pid = i32::try_from(self.pid).map_err(io::Error::other)?;
+        Ok(nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            signal,
+        )?)
+    }
+
+    /// Has it start another worker in place of the one that there is.
+    ///
+    /// # Errors
+    /// What kill(2) says.
+    pub fn ask_for_restart(&self) -> io::Result<()> {
+        self.signal(nix::sys::signal::Signal::SIGUSR1)
+    }
+
+    /// Has it end, where it rests: the mount is dead then.
+    ///
+    /// # Errors
+    /// What kill(2) says.
+    pub fn ask_for_end(&self) -> io::Result<()> {
+        self.signal(nix::sys::signal::Signal::SIGTERM)
+    }
+
+    /// What people read about a worker that does not answer.
+    pub fn describe(&self) -> String {
+        let how = self.last_end.as_deref().unwrap_or("nothing known");
+        if self.rests {
+            format!(
+                "its workers die again and again ({how}), and none is started any more; their log says \
+                 why. The mount stays and its requests wait: `doppelfs restart` tries again, `doppelfs \
+                 umount` ends it"
+            )
+        } else if self.serves {
+            format!("its worker {} serves, but does not answer", self.worker_pid)
+        } else {
+            format!("its worker died ({how}), the next one is on its way; requests wait")
+        }
+    }
+
     fn write(&self, path: &Path) {
         let fresh = path.with_extension("supervisor.new");
         let text = serde_json::to_vec_pretty(self).unwrap_or_default();
@@ -93,6 +146,8 @@ pub struct Charge {
     pub set: SetName,
     /// The run directory.
     pub run_dir: PathBuf,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
     /// Standard input of the first worker: who waits at the other end hears whether it serves.
     pub stdin: Option<OwnedFd>,
 }
@@ -159,6 +214,7 @@ pub fn supervise(charge: Charge) -> io::Result<u8> {
         let mut supervisor = Supervisor {
             told: Supervision {
                 pid: std::process::id(),
+                mountpoint: charge.mountpoint.clone(),
                 worker_pid: 0,
                 restarts: 0,
                 serves: false,

@@ -40,6 +40,7 @@ mod refusals;
 mod refusals_target;
 mod remap_links;
 mod remount;
+mod replaced_worker;
 mod restart;
 mod running_programs;
 mod samba_server;

@@ -15,7 +15,6 @@ use std::time::Instant;
 fn what_is_planned_says_so_and_ends_with_2() {
     let scratch = Scratch::new();
     for words in [
-        "restart data",
         "target invite",
         "target pause",
         "target resume",
