@@ -329,7 +329,7 @@ fn restarts_and_kills_keep_links_remapped_without_a_mirror() {
     fixture.mount();
     fixture.proxy.mend();
     assert_remapped(&fixture);
-    assert_eq!(fixture.connection().mirror_bytes(), 0, "mirrored");
+    fixture.assert_nothing_mirrored();
     finish(fixture);
 }
 
