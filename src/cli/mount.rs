@@ -98,7 +98,8 @@ fn serve_or_start(
         start_log();
         return (entrances.source)(options, ready.clone()).map(|()| 0);
     }
-    check_mount(&mut options, &Surroundings::look())?;
+    let around = Surroundings::look(&options.run_dir);
+    check_mount(&mut options, &around)?;
     (entrances.probe)(&options)?;
     let owner = StateOwner::new(Role::Source, options.set.as_str(), &options.dir);
     claim_state(&options.state_dir, &owner)?;

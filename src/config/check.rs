@@ -1,11 +1,13 @@
 //! May this directory be protected like this, here and now?
 
 use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::MountOptions;
 use crate::control::{self, Service};
 use crate::sys;
+use crate::types::SetName;
 
 /// Why a directory is not protected. Nothing was changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -146,22 +148,46 @@ pub struct Surroundings {
     pub is_root: bool,
     /// Is there a `/dev/fuse`?
     pub has_fuse: bool,
-    /// Where a `fuse.doppelfs` is mounted.
+    /// Where a `fuse.doppelfs` is mounted that is served or may be.
     pub mounts: Vec<PathBuf>,
+    /// Where one is mounted whose worker and supervisor have died.
+    pub dead: Vec<PathBuf>,
 }
 
 impl Surroundings {
     /// Looks around. A mount table that cannot be read counts as empty: the mount then fails by
     /// itself.
-    pub fn look() -> Surroundings {
+    pub fn look(run_dir: &Path) -> Surroundings {
         let mounts = sys::read_mounts().unwrap_or_default();
-        let ours = mounts.into_iter().filter(|m| m.fs_type == "fuse.doppelfs");
+        let ours = mounts.into_iter().filter(|m| m.fs_type == FS_TYPE);
+        let (dead, mounts): (Vec<_>, Vec<_>) = ours.partition(|mount| is_dead(mount, run_dir));
         Surroundings {
             is_root: sys::is_root(),
             has_fuse: Path::new("/dev/fuse").exists(),
-            mounts: ours.map(|m| m.mountpoint).collect(),
+            mounts: mounts.into_iter().map(|m| m.mountpoint).collect(),
+            dead: dead.into_iter().map(|m| m.mountpoint).collect(),
         }
     }
+}
+
+/// The type of our mounts.
+pub const FS_TYPE: &str = "fuse.doppelfs";
+
+/// Has everybody died who held the mount? It is touched only where nobody does: neither a worker, who
+/// has the name's lock, nor a supervisor, who has the one of the directory's claim.
+fn is_dead(mount: &sys::MountLine, run_dir: &Path) -> bool {
+    let Ok(set) = SetName::new(&mount.source) else {
+        return false;
+    };
+    let claim = std::fs::File::open(run_dir.join(format!("{set}.dir")));
+    let claimed = match claim {
+        Ok(file) => sys::is_file_locked(file.as_fd()).unwrap_or(true),
+        // Without its claim it is of another run directory, or of nobody known.
+        Err(_) => true,
+    };
+    !claimed
+        && !control::Server::is_running(run_dir, &Service::Set(set))
+        && sys::is_dead_mount(&mount.mountpoint)
 }
 
 /// May the directory be protected with these options? On success all paths in `options` are
@@ -173,10 +199,12 @@ impl Surroundings {
 /// [`MountRefusal`], the first that applies; those that need no privileges come first.
 pub fn check_mount(options: &mut MountOptions, around: &Surroundings) -> Result<(), MountRefusal> {
     options.dir = real_directory(&options.dir, around)?;
+    options.dir_is_dead = around.dead.contains(&options.dir);
     if options.dir == Path::new("/") {
         return Err(MountRefusal::RootDirectory);
     }
     options.mountpoint = real_directory(&options.mountpoint, around)?;
+    options.mountpoint_is_dead = around.dead.contains(&options.mountpoint);
     if SYSTEM_DIRECTORIES.contains(&options.mountpoint.as_os_str().to_string_lossy().as_ref()) {
         return Err(MountRefusal::SystemDirectory(options.mountpoint.clone()));
     }
@@ -278,6 +306,9 @@ fn refuse_recording_twice(
 /// The directory without symbolic links.
 fn real_directory(path: &Path, around: &Surroundings) -> Result<PathBuf, MountRefusal> {
     refuse_protected(path, around)?;
+    if around.dead.iter().any(|dead| dead == path) {
+        return Ok(path.to_owned());
+    }
     let unreadable = |e: std::io::Error| match e.kind() {
         ErrorKind::NotFound => MountRefusal::Missing(path.to_owned()),
         ErrorKind::NotADirectory => MountRefusal::NotDirectory(path.to_owned()),
@@ -288,6 +319,9 @@ fn real_directory(path: &Path, around: &Surroundings) -> Result<PathBuf, MountRe
     };
     let real = std::fs::canonicalize(path).map_err(unreadable)?;
     refuse_protected(&real, around)?;
+    if around.dead.contains(&real) {
+        return Ok(real);
+    }
     if std::fs::metadata(&real).map_err(unreadable)?.is_dir() {
         Ok(real)
     } else {

@@ -118,6 +118,10 @@ pub struct MountOptions {
     pub auto_remirror: bool,
     /// How the mount is made.
     pub flags: MountFlags,
+    /// A mount of ours lies over the directory that nobody serves any more; [`super::check_mount`] says.
+    pub dir_is_dead: bool,
+    /// One lies on the mount point.
+    pub mountpoint_is_dead: bool,
 }
 
 /// `/run/doppelfs`.
@@ -190,6 +194,8 @@ impl MountOptions {
             queue_alert_percent: limits::QUEUE_ALERT_PERCENT_DEFAULT,
             auto_remirror: true,
             flags: MountFlags::default(),
+            dir_is_dead: false,
+            mountpoint_is_dead: false,
         };
         for (key, value) in &settings.0 {
             options.put(key, value.as_deref())?;

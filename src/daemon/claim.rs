@@ -59,6 +59,16 @@ pub(super) struct Claim {
 }
 
 impl Claim {
+    /// The claim of a mount whose processes have died: what it is of stands there already.
+    fn again(options: &MountOptions) -> Claim {
+        let path = options.run_dir.join(format!("{}.{EXTENSION}", options.set));
+        let file = OpenOptions::new().read(true).write(true).open(path).ok();
+        let lock = file.filter(|file| sys::lock_file(file.as_fd()).unwrap_or(false));
+        Claim {
+            lock: lock.map(OwnedFd::from),
+        }
+    }
+
     /// The claim that another process has handed over.
     pub(super) fn of(lock: Option<OwnedFd>) -> Claim {
         Claim { lock }
@@ -77,6 +87,9 @@ impl Claim {
 pub(super) fn take(options: &MountOptions) -> anyhow::Result<Claim> {
     let run_dir = &options.run_dir;
     make_run_dir(run_dir)?;
+    if options.dir_is_dead {
+        return Ok(Claim::again(options));
+    }
     let Some(lying) = Lying::of(&options.dir, &options.mountpoint) else {
         return Ok(Claim { lock: None });
     };

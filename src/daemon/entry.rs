@@ -34,10 +34,10 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
     if let (Some(handover), Some(line)) = (handover, &line) {
         return take_over(&options, handover, line, ready);
     }
-    config::check_mount(&mut options, &Surroundings::look())?;
+    let around = Surroundings::look(&options.run_dir);
+    config::check_mount(&mut options, &around)?;
     options.remap_from()?;
     let (warnings, is_bypassed) = look_around(&options)?;
-    inherit_restrictions(&mut options)?;
     let owner = StateOwner {
         version: 1,
         role: Role::Source,
@@ -46,6 +46,7 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
     };
     // A directory that cannot be protected leaves no claim behind.
     let tree = open_tree(&options)?;
+    inherit_restrictions(&mut options, &tree)?;
     let claim = claim::take(&options)?;
     config::claim_state(&options.state_dir, &owner)?;
     let begun = start::begin(&options, tree.root_id(), is_bypassed, false)?;
@@ -140,8 +141,12 @@ pub fn probe_source(options: &MountOptions) -> anyhow::Result<()> {
 
 fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
     let unstamped = options.flags.unstamped();
-    let root = sys::clone_tree(&options.dir, unstamped)
-        .with_context(|| format!("cannot reach below {}", options.dir.display()))?;
+    let root = if options.dir_is_dead {
+        sys::clone_tree_beneath(&options.dir, config::FS_TYPE, unstamped)
+    } else {
+        sys::clone_tree(&options.dir, unstamped)
+    };
+    let root = root.with_context(|| format!("cannot reach below {}", options.dir.display()))?;
     let magic = sys::file_system_magic(root.as_fd()).unwrap_or_default();
     if let Some(reason) = unfit(magic) {
         bail!("{} lies on {reason}", options.dir.display());
@@ -167,9 +172,8 @@ fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {
 
 /// A mount never allows what the mount of the directory forbids: a set-user-id program, a device or
 /// any program on a file system mounted without them must not come to life through ours.
-fn inherit_restrictions(options: &mut MountOptions) -> anyhow::Result<()> {
-    let below = std::fs::File::open(&options.dir)
-        .and_then(|dir| sys::statvfs(dir.as_fd()))
+fn inherit_restrictions(options: &mut MountOptions, tree: &Tree) -> anyhow::Result<()> {
+    let below = sys::statvfs(tree.root())
         .with_context(|| format!("cannot examine the mount of {}", options.dir.display()))?;
     let flags = &mut options.flags;
     flags.read_only |= below.f_flag & libc::ST_RDONLY != 0;
@@ -182,6 +186,18 @@ fn inherit_restrictions(options: &mut MountOptions) -> anyhow::Result<()> {
 
 /// Who reaches the tree beside the mount, and what lies in it unseen; and whether anybody does.
 fn look_around(options: &MountOptions) -> anyhow::Result<(Vec<String>, bool)> {
+    if options.dir_is_dead {
+        let warning = format!(
+            "the mount over {} took the place of a dead one, and ways beside it were not looked for: what \
+             is changed by one is not replicated before the next mount",
+            options.dir.display()
+        );
+        if options.strict_cover {
+            bail!("strict-cover: {warning}; unmount the dead one first");
+        }
+        tracing::warn!("{warning}");
+        return Ok((vec![warning], true));
+    }
     let is_over = options.mountpoint == options.dir;
     let found = bypass::find(&options.dir, is_over);
     let mut warnings: Vec<String> = found.iter().map(ToString::to_string).collect();

@@ -280,6 +280,7 @@ fn mount(
         read_only: options.flags.read_only,
         restrictions: options.flags.restrictions(),
         max_read: u32::try_from(limits::PAYLOAD_BYTES_MAX).unwrap_or(u32::MAX),
+        is_beneath: options.mountpoint_is_dead,
         device: start::last_device(journal),
     };
     let capture = capture.clone();

@@ -84,13 +84,22 @@ pub fn serve(
     })?;
     let live = device.try_clone().map_err(SessionError::Device)?;
     match shake_hands(capture, device, threads) {
-        Ok((session, agreed)) => Ok(Kernel {
-            session: Some(session),
-            agreed,
-            takes_back: Some(mountpoint.to_path_buf()),
-            device: live,
-            resends: false,
-        }),
+        Ok((session, agreed)) => {
+            if how.is_beneath {
+                // From here on paths lead to us; before, to the dead mount, and never below.
+                sys::umount(mountpoint, true).map_err(|source| SessionError::Mount {
+                    mountpoint: format!("{} in place of the dead mount", mountpoint.display()),
+                    source,
+                })?;
+            }
+            Ok(Kernel {
+                session: Some(session),
+                agreed,
+                takes_back: Some(mountpoint.to_path_buf()),
+                device: live,
+                resends: false,
+            })
+        }
         Err(error) => {
             // Ours, just mounted, and nobody can have used it.
             if let Err(e) = sys::umount(mountpoint, true) {

@@ -35,9 +35,9 @@ pub use handle::{ByNumber, HandleCodec, RawHandle, name_to_handle_at, open_by_ha
 pub use instance::{direct_alignment, file_system_magic, mount_instance};
 pub use launch::{is_file_locked, lock_file, pidfd_open, poll_readable, setsid, take_stdin};
 pub use mount::{
-    FuseMount, MountLine, Unstamped, beneath_mounts, clone_tree, fuse_open, fuse_requests,
-    mount_fuse, mount_id, mount_id_in, parse_mounts, read_mounts, read_mounts_of, umount,
-    wait_mounts_changed,
+    FuseMount, MountLine, Unstamped, beneath_mounts, clone_tree, clone_tree_beneath, fuse_open,
+    fuse_requests, is_dead_mount, mount_fuse, mount_id, mount_id_in, parse_mounts, read_mounts,
+    read_mounts_of, umount, wait_mounts_changed,
 };
 pub use process::{
     Credentials, act_without_own_limits, boot_id, coarse_now, is_root, monotonic_ns, now,

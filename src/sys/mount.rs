@@ -16,6 +16,7 @@ const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+const MOVE_MOUNT_BENEATH: u32 = 0x200;
 const MOUNT_ATTR_RDONLY: u64 = 0x01;
 const MOUNT_ATTR_NOSUID: u64 = 0x02;
 const MOUNT_ATTR_NODEV: u64 = 0x04;
@@ -52,6 +53,53 @@ pub fn clone_tree(dir: &Path, unstamped: Unstamped) -> io::Result<OwnedFd> {
     let tree = std::os::fd::AsFd::as_fd(&tree);
     unstamped.apply(tree)?;
     super::openat(tree, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)
+}
+
+/// As [`clone_tree`], of what lies below the mounts of `fs_type` on `dir`: those of workers that died,
+/// through which nothing can be reached. Looked at in a mount namespace of a thread of our own, so that
+/// nothing changes for anybody else.
+pub fn clone_tree_beneath(
+    dir: &Path,
+    fs_type: &'static str,
+    unstamped: Unstamped,
+) -> io::Result<OwnedFd> {
+    let dir = dir.to_path_buf();
+    let look = move || {
+        // SAFETY: plain call; it concerns this thread alone, which ends here.
+        let rc = unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) };
+        if rc < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let none = std::ptr::null();
+        let flags = libc::MS_REC | libc::MS_PRIVATE;
+        // SAFETY: the path ends with NUL; the other arguments may be null for a change of propagation.
+        let rc = unsafe { libc::mount(none, c"/".as_ptr(), none, flags, none.cast()) };
+        if rc < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let is_there = || -> io::Result<bool> {
+            let mounts = read_mounts_of(Path::new("/proc/thread-self"))?;
+            let top = mounts
+                .into_iter()
+                .rev()
+                .find(|mount| mount.mountpoint == dir);
+            Ok(top.is_some_and(|mount| mount.fs_type == fs_type))
+        };
+        while is_there()? {
+            umount(&dir, true)?;
+        }
+        clone_tree(&dir, unstamped)
+    };
+    let thread = crate::sync::spawn("dfs-beneath", look)?;
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::EIO)))
+}
+
+/// Is the FUSE connection of what is mounted at `mountpoint` gone? Only to be asked of a mount that no
+/// process serves or holds: else it waits for an answer.
+pub fn is_dead_mount(mountpoint: &Path) -> bool {
+    std::fs::symlink_metadata(mountpoint).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
 }
 
 /// Whose access times reading leaves alone.
@@ -116,6 +164,8 @@ pub struct FuseMount {
     pub restrictions: [bool; 6],
     /// Largest read in bytes.
     pub max_read: u32,
+    /// Beneath what is mounted there already (Linux 6.5), which is taken away by who asked for that.
+    pub is_beneath: bool,
     /// The device number (`st_dev`) that it is to have where that is free: the one of last time.
     pub device: Option<u64>,
 }
@@ -216,6 +266,11 @@ pub fn mount_fuse(device: BorrowedFd<'_>, mountpoint: &Path, how: &FuseMount) ->
         }
     }
     let mount = mount_context(context, attributes)?;
+    let beneath = if how.is_beneath {
+        MOVE_MOUNT_BENEATH
+    } else {
+        0
+    };
     // SAFETY: both paths end with NUL.
     let rc = unsafe {
         libc::syscall(
@@ -224,7 +279,7 @@ pub fn mount_fuse(device: BorrowedFd<'_>, mountpoint: &Path, how: &FuseMount) ->
             c"".as_ptr(),
             libc::AT_FDCWD,
             point.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
+            MOVE_MOUNT_F_EMPTY_PATH | beneath,
         )
     };
     if rc < 0 {

@@ -384,3 +384,63 @@ fn programs_do_not_notice_that_workers_die() {
     );
     fixture.finish();
 }
+
+/// Kills worker and supervisor; the mount is dead then.
+fn kill_both(fixture: &Fixture) {
+    let told = fixture.supervision().expect("a supervisor");
+    for who in ["pid", "worker_pid"] {
+        let pid = told.get(who).and_then(serde_json::Value::as_i64);
+        let pid = i32::try_from(pid.expect("a process")).expect("a process");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
+    }
+    until("the mount to be dead", || {
+        let looked = std::fs::metadata(fixture.path(""));
+        looked.is_err_and(|e| e.raw_os_error() == Some(nix::libc::ENOTCONN))
+    });
+}
+
+#[test]
+fn a_mount_whose_processes_all_died_is_replaced_by_mounting_again() {
+    let test = "a_mount_whose_processes_all_died_is_replaced_by_mounting_again";
+    if !is_ready(test) {
+        return;
+    }
+    let fixture = Fixture::started("both-died");
+    let below = |name: &str| fixture.path(name);
+    for round in 0..3 {
+        std::fs::write(below(&format!("before-{round}")), b"captured").expect("write");
+        let open = File::create(below(&format!("open-{round}"))).expect("create");
+        kill_both(&fixture);
+        // At every moment the path leads to a mount: the dead one or the next.
+        let stop = Arc::new(AtomicBool::new(false));
+        let (watched, path) = (stop.clone(), below(""));
+        let watch = std::thread::spawn(move || {
+            while !watched.load(Ordering::Relaxed) {
+                let name = path.join(".watched");
+                if let Ok(file) = OpenOptions::new().create(true).append(true).open(&name) {
+                    let seen = nix::sys::statfs::fstatfs(&file)
+                        .expect("statfs")
+                        .filesystem_type();
+                    assert_eq!(seen, nix::sys::statfs::FUSE_SUPER_MAGIC, "uncovered");
+                }
+            }
+        });
+        fixture.mount();
+        stop.store(true, Ordering::Relaxed);
+        watch.join().expect("the watch");
+        let gone = open
+            .metadata()
+            .map(|_| ())
+            .expect_err("stat of what the dead mount had open");
+        assert_eq!(gone.raw_os_error(), Some(nix::libc::ENOTCONN));
+        drop(open);
+        let mounts = doppelfs::sys::read_mounts().expect("read the mount table");
+        let ours = mounts
+            .iter()
+            .filter(|mount| mount.mountpoint == fixture.path(""));
+        assert_eq!(ours.count(), 1, "the dead mount is still there");
+        std::fs::write(below(&format!("after-{round}")), b"captured").expect("write");
+        fixture.assert_equal();
+    }
+    fixture.finish();
+}

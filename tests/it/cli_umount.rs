@@ -21,6 +21,7 @@ impl Hollow {
         let dir = scratch.dir("data");
         let mounted = sys::fuse_open().and_then(|device| {
             let how = sys::FuseMount {
+                is_beneath: false,
                 source: "hollow".to_owned(),
                 max_read: 1 << 20,
                 ..sys::FuseMount::default()

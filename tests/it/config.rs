@@ -300,6 +300,7 @@ impl Place {
                 is_root: true,
                 has_fuse: true,
                 mounts: Vec::new(),
+                dead: Vec::new(),
             },
         }
     }
