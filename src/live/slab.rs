@@ -158,7 +158,10 @@ impl Slab {
         let Some(path) = self.mapped.as_ref().map(|mapped| mapped.path.clone()) else {
             return Ok(());
         };
-        let fresh = path.with_extension("new");
+        // Beside it, and no other table's: names differ in what follows their dot.
+        let mut fresh = path.clone().into_os_string();
+        fresh.push(".new");
+        let fresh = PathBuf::from(fresh);
         match std::fs::remove_file(&fresh) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}

@@ -234,3 +234,24 @@ fn without_a_directory_nothing_is_kept_and_everything_works() {
     });
     assert_eq!(live.flight().take_left(), []);
 }
+
+#[test]
+fn tables_that_are_made_anew_do_not_disturb_each_other() {
+    let scratch = Scratch::new("live-apart");
+    let live = Live::begin(&scratch.path().join("live"), 1).unwrap();
+    let (mut one, _) = live.slab("nodes.1", 2);
+    let (mut two, _) = live.slab("nodes.2", 2);
+    one.insert(&[1, 1]).unwrap();
+    two.insert(&[2, 2]).unwrap();
+    // The one is in the middle of it when the other begins and ends.
+    let records = std::iter::once_with(|| {
+        two.rebuild([vec![2u64, 2]].into_iter()).unwrap();
+        vec![1u64, 1]
+    });
+    one.rebuild(records).unwrap();
+    for (name, word) in [("nodes.1", 1u64), ("nodes.2", 2)] {
+        let (_, found) = live.slab(name, 2);
+        assert_eq!(found.len(), 1, "{name}");
+        assert_eq!(found[0].words, [word, word], "{name}");
+    }
+}
