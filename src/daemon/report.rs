@@ -44,6 +44,21 @@ impl Source {
                  they are tried again"
             ));
         }
+        if let Some(pid) = self.supervisor_pid {
+            // A process whose parent dies gets another one.
+            if std::os::unix::process::parent_id() != pid {
+                all.push(format!(
+                    "its supervisor (process {pid}) has died: should the worker end, the mount ends with \
+                     it; unmount it and mount it again at a quiet moment"
+                ));
+            } else if !self.capture.live().is_whole() {
+                all.push(
+                    "the run directory has no room for what survives a worker: should this one end, the \
+                     mount ends with it; make room, unmount it and mount it again"
+                        .to_owned(),
+                );
+            }
+        }
         let mishaps = self.watcher.mishaps.lock();
         if let Some(why) = &mishaps.given_up {
             all.push(format!(
@@ -99,11 +114,7 @@ impl Source {
                 remap_links: self.options.remap_links,
             }],
             state,
-            supervisor_pid: if self.is_supervised {
-                std::os::unix::process::parent_id()
-            } else {
-                pid
-            },
+            supervisor_pid: self.supervisor_pid.unwrap_or(pid),
             worker_pid: pid,
             worker_restarts: self.restarts,
             history: self.covered.history.to_string(),

@@ -53,8 +53,8 @@ pub(super) struct Source {
     pub(super) check: Arc<CheckProgress>,
     pub(super) mirrored: Arc<MirrorState>,
     pub(super) warnings: Vec<String>,
-    /// Is there a supervisor?
-    pub(super) is_supervised: bool,
+    /// The process that supervises this one, as long as it lives.
+    pub(super) supervisor_pid: Option<u32>,
     /// How often a worker was started again.
     pub(super) restarts: u64,
     /// Rises whenever something that a wait may wait for has changed.
@@ -187,7 +187,7 @@ pub(super) fn serve(
         check: Arc::new(CheckProgress::default()),
         mirrored: mirror.state(),
         warnings,
-        is_supervised: line.is_some(),
+        supervisor_pid: line.as_ref().map(|_| std::os::unix::process::parent_id()),
         restarts,
         changes: watch::Sender::new(0),
     });

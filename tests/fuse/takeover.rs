@@ -444,3 +444,31 @@ fn a_mount_whose_processes_all_died_is_replaced_by_mounting_again() {
     }
     fixture.finish();
 }
+
+#[test]
+fn a_mount_whose_supervisor_died_goes_on_and_says_so() {
+    let test = "a_mount_whose_supervisor_died_goes_on_and_says_so";
+    if !is_ready(test) {
+        return;
+    }
+    let fixture = Fixture::started("alone");
+    let told = fixture.supervision().expect("a supervisor");
+    let pid = told.get("pid").and_then(serde_json::Value::as_i64);
+    let pid = i32::try_from(pid.expect("a process")).expect("a process");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
+    until("the status to tell", || {
+        let warnings = fixture.set().warnings();
+        warnings
+            .iter()
+            .any(|text| text.contains("supervisor") && text.contains("has died"))
+    });
+    // What is removed while it is open would be handed to the supervisor.
+    let file = File::create(fixture.path("removed")).expect("create");
+    std::fs::remove_file(fixture.path("removed")).expect("unlink");
+    file.set_len(100).expect("truncate");
+    std::fs::write(fixture.path("file"), b"content").expect("write");
+    let said = fixture.doppelfs().args(["restart"]).run();
+    said.expect_code(2).expect_words(&["no supervisor"]);
+    drop(file);
+    fixture.finish();
+}
