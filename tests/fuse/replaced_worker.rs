@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::support::{Finished, Program, Scratch, is_ready, program, until};
@@ -22,7 +22,7 @@ impl Site {
         for dir in ["run", "data"] {
             std::fs::create_dir(site.path(dir)).expect("mkdir");
         }
-        site.install(Path::new(env!("CARGO_BIN_EXE_doppelfs")), b"");
+        site.install(Path::new(env!("CARGO_BIN_EXE_doppelfs")), "");
         site
     }
 
@@ -31,13 +31,17 @@ impl Site {
     }
 
     /// Puts a program in the place of the last one, as package managers do, with some bytes at its end.
-    fn install(&self, from: &Path, more: &[u8]) {
+    fn install(&self, from: &Path, more: &str) {
         let fresh = self.path("program.new");
-        std::fs::copy(from, &fresh).expect("copy");
-        let mut file = File::options().append(true).open(&fresh).expect("open");
-        file.write_all(more).expect("write");
-        drop(file);
-        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        // Written by another process: a descriptor of this one is for a moment also that of every child
+        // which another test starts, and would make the program busy.
+        let script = "cp -- \"$1\" \"$3\" && printf %s \"$2\" >> \"$3\" && chmod 755 \"$3\"";
+        program("sh")
+            .args(["-c", script, "sh"])
+            .arg(from)
+            .arg(more)
+            .arg(&fresh)
+            .succeed();
         std::fs::rename(&fresh, self.path("program")).expect("rename");
     }
 
@@ -122,7 +126,10 @@ fn restart_replaces_the_worker_by_another_build_under_load() {
     });
     for round in 0..4u8 {
         let (before, old_program) = (site.worker(), site.worker_program());
-        site.install(Path::new(env!("CARGO_BIN_EXE_doppelfs")), &[round; 100]);
+        site.install(
+            Path::new(env!("CARGO_BIN_EXE_doppelfs")),
+            &format!("build {round}"),
+        );
         let said = site
             .doppelfs()
             .args(["restart", "data", "--json"])
@@ -161,7 +168,7 @@ fn restart_replaces_the_worker_by_another_build_under_load() {
 
 /// Breaks the program, kills the worker, and waits until the supervisor gives up.
 fn break_it(site: &Site) {
-    site.install(Path::new("/bin/false"), b"");
+    site.install(Path::new("/bin/false"), "");
     let pid = i32::try_from(site.worker()).expect("a process");
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(pid),
@@ -189,7 +196,7 @@ fn workers_that_cannot_start_leave_the_mount_to_the_next_that_can() {
     break_it(&site);
     let path = data.join("waits");
     let waits = std::thread::spawn(move || std::fs::write(path, b"waited"));
-    site.install(Path::new(env!("CARGO_BIN_EXE_doppelfs")), b"");
+    site.install(Path::new(env!("CARGO_BIN_EXE_doppelfs")), "");
     site.doppelfs().args(["restart", "data"]).succeed();
     waits.join().expect("the writer").expect("write");
     assert_eq!(
@@ -216,7 +223,7 @@ fn a_mount_whose_workers_cannot_start_is_unmounted() {
     );
     assert!(!site.path("run/data.supervisor").exists());
     // And it is protected again.
-    site.install(Path::new(env!("CARGO_BIN_EXE_doppelfs")), b"");
+    site.install(Path::new(env!("CARGO_BIN_EXE_doppelfs")), "");
     site.mount();
     site.umount();
 }
