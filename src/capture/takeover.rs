@@ -58,8 +58,9 @@ fn is_gone(error: &Error) -> bool {
 
 impl Capture {
     /// Decides about everything that the last worker left. To be called before anything is served.
-    pub fn take_over(&self) -> TakenOver {
-        let all = self.live().flight().take_left();
+    /// `crashed`: it died by itself, perhaps of one of these requests.
+    pub fn take_over(&self, crashed: bool) -> TakenOver {
+        let all = self.live().flight().take_left(crashed);
         let recorded = self.recorded(&all);
         let mut taken = TakenOver {
             requests: all.len(),
@@ -76,6 +77,13 @@ impl Capture {
             } else if let Some(known) = recorded.get(&left.unique) {
                 taken.recorded += 1;
                 self.complete(left);
+                // One that several records belong to may miss the last of them.
+                if let (None, Some(intent)) = (known, &left.intent)
+                    && let Err(error) = self.settle(left.unique, intent)
+                {
+                    tracing::error!(%error, request = left.unique, "what a request left cannot be told");
+                    self.doubt_all(left);
+                }
                 *known
             } else {
                 let settled = left
@@ -451,11 +459,12 @@ impl Capture {
                 id,
                 name: name.to_vec(),
             },
-            (false, true) => Op::RemoveXattr {
+            (false, false) if was.is_some() => return Ok(None),
+            // Setting it may have taken it away: an access ACL that says what the mode says is none.
+            (false, _) => Op::RemoveXattr {
                 id,
                 name: name.to_vec(),
             },
-            (false, false) => return Ok(None),
         };
         let value = if is {
             value_of(&node, id, &c_name)?

@@ -62,6 +62,7 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
         device: None,
         claim,
         restarts: 0,
+        crashed: false,
     };
     serve(&options, warnings, tree, begun, lineage, ready)
 }
@@ -95,6 +96,7 @@ fn take_over(
         claim,
         kept,
         restarts,
+        crashed,
     } = handover;
     tracing::info!(restarts, kept = kept.len(), "takes over");
     let live = Live::open(&live_dir(options)).context("cannot take over")?;
@@ -109,6 +111,7 @@ fn take_over(
         device: Some(device),
         claim: Claim::of(claim),
         restarts,
+        crashed,
     };
     drop(ready);
     let ready = Ready::silent();

@@ -79,6 +79,8 @@ pub(super) struct Lineage {
     pub(super) claim: Claim,
     /// How often a worker was started again.
     pub(super) restarts: u64,
+    /// Did the last worker die by itself?
+    pub(super) crashed: bool,
 }
 
 pub(super) fn serve(
@@ -102,6 +104,7 @@ pub(super) fn serve(
         device,
         claim,
         restarts,
+        crashed,
     } = lineage;
     if let (Some(line), false) = (&line, live.is_taken_over()) {
         tree.set_keeper(line.clone(), Vec::new());
@@ -132,15 +135,12 @@ pub(super) fn serve(
     let place = Place::of(&options.dir, capture.tree().root());
     let kernel = match device {
         Some(device) => {
-            let taken = capture.take_over();
+            let taken = capture.take_over(crashed);
             tracing::info!(?taken, "what the last worker left is settled");
             fuse::take_over(capture.clone(), device, FUSE_THREADS)?
         }
         None => mount(options, &capture, &journal)?,
     };
-    if let (Some(line), false) = (&line, live.is_taken_over()) {
-        hold(line, &live, &kernel, &capture, &claim);
-    }
     // The directory is covered from here on: requests wait until they are served below.
     let detachment = Detachment::watch(&options.mountpoint).context("cannot watch the mounts")?;
     let watched_since = start::watched_since();
@@ -161,6 +161,10 @@ pub(super) fn serve(
             until_ns: nanoseconds(interval.until),
         }));
         capture.begin_check(interval);
+    }
+    // Only now: the next worker has to know of the check.
+    if let (Some(line), false) = (&line, live.is_taken_over()) {
+        hold(line, &live, &kernel, &capture, &claim);
     }
     let place = place
         .and_then(|place| place.with_mount(&options.mountpoint))

@@ -559,12 +559,13 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let served = begin!(self, req, reply);
-        if let Some(Answer::Written(bytes)) = served.answer {
+        // Pages of a mapping come through any of a file's handles. They are written once more: what was
+        // recorded may be a part of them, and the kernel takes any count for all.
+        let is_page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if let (Some(Answer::Written(bytes)), false) = (served.answer, is_page) {
             return reply.written(u32::try_from(bytes).unwrap_or(u32::MAX));
         }
         let file = attempt!(reply, self.file(fh));
-        // Pages of a mapping come through any of a file's handles.
-        let is_page = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         if is_direct(flags) && !is_page && file.refuses_direct_write(offset, data.len() as u64) {
             return reply.error(Errno::EINVAL);
         }

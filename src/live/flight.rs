@@ -291,8 +291,9 @@ impl Flight {
     }
 
     /// What the dead worker left: its threads' requests become requests left over. To be called once,
-    /// before the first request is served. All of them are returned, also those of earlier workers.
-    pub fn take_left(&self) -> Vec<Left> {
+    /// before the first request is served. All of them are returned, also those of earlier workers. Where it
+    /// `crashed`, the death counts against what it served; a kill from outside does not.
+    pub fn take_left(&self, crashed: bool) -> Vec<Left> {
         let _guard = self.leftovers.lock();
         let last = (THREADS..SLOTS)
             .map(|slot| self.load(slot, WORD_BORN))
@@ -325,7 +326,11 @@ impl Flight {
             if begins {
                 self.store(to, WORD_ANSWER, 0);
             }
-            self.store(to, WORD_DEATHS, self.load(slot, WORD_DEATHS) + 1);
+            self.store(
+                to,
+                WORD_DEATHS,
+                self.load(slot, WORD_DEATHS) + u64::from(crashed),
+            );
             self.store(to, WORD_BORN, born);
             self.store(to, WORD_UNIQUE, unique);
             self.store(slot, WORD_UNIQUE, 0);

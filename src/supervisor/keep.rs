@@ -168,6 +168,8 @@ struct Supervisor {
     signals: Signals,
     failures: u32,
     deaths: VecDeque<Instant>,
+    /// Did the last worker die by itself?
+    crashed: bool,
 }
 
 struct Signals {
@@ -233,12 +235,20 @@ pub fn supervise(charge: Charge) -> io::Result<u8> {
             },
             failures: 0,
             deaths: VecDeque::new(),
+            crashed: false,
         };
         let code = supervisor.run().await;
         let path = supervisor.path();
         let _ = std::fs::remove_file(path);
         code
     })
+}
+
+fn signal_child(child: &Child, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
+    if pid.as_raw() > 0 {
+        let _ = nix::sys::signal::kill(pid, signal);
+    }
 }
 
 impl Supervisor {
@@ -282,6 +292,7 @@ impl Supervisor {
             };
             down_since = Some(since);
             let killed = end.status.signal() == Some(nix::sys::signal::Signal::SIGKILL as i32);
+            self.crashed = !killed;
             if self.is_hopeless(end.served, killed) && !self.rest().await {
                 return Ok(2);
             }
@@ -355,11 +366,11 @@ impl Supervisor {
         let _ = match &self.held {
             None => send(socket, Message::First, &[]),
             Some(held) => {
-                let restarts = self.told.restarts;
+                let (restarts, crashed) = (self.told.restarts, self.crashed);
                 let mut fds = vec![held.device.as_fd(), held.tree.as_fd()];
                 fds.extend(held.claim.as_ref().map(AsFd::as_fd));
                 let mut kept = self.kept.iter();
-                send(socket, Message::Again { restarts }, &fds).and_then(|()| {
+                send(socket, Message::Again { restarts, crashed }, &fds).and_then(|()| {
                     kept.try_for_each(|(id, fd)| send(socket, Message::Keep(*id), &[fd.as_fd()]))
                 })
             }
@@ -377,6 +388,8 @@ impl Supervisor {
         // Only its readiness is asked for: messages of this kind of socket are read by ourselves.
         let socket = UnixDatagram::from_std(socket)?;
         let (mut is_over, mut served) = (false, false);
+        // A worker that takes over does not listen yet; it would die of what is to end the mount.
+        let mut waiting = None;
         loop {
             tokio::select! {
                 ready = socket.readable() => {
@@ -387,6 +400,9 @@ impl Supervisor {
                         Ok(Some((Message::Serving, _))) => {
                             served = true;
                             self.now_serves(down_since);
+                            if let Some(signal) = waiting.take() {
+                                signal_child(&child, signal);
+                            }
                         }
                         Ok(Some((Message::Ended, _))) => is_over = true,
                         Ok(Some((message, fds))) => self.note(message, fds),
@@ -402,9 +418,10 @@ impl Supervisor {
                         Heard::End(signal) => signal,
                         Heard::Restart => nix::sys::signal::Signal::SIGKILL,
                     };
-                    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
-                    if pid.as_raw() > 0 {
-                        let _ = nix::sys::signal::kill(pid, signal);
+                    if !served && self.held.is_some() && matches!(heard, Heard::End(_)) {
+                        waiting = Some(signal);
+                    } else {
+                        signal_child(&child, signal);
                     }
                 }
             }

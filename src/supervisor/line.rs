@@ -25,6 +25,8 @@ pub(super) enum Message {
     Again {
         /// How often a worker was started again.
         restarts: u64,
+        /// Did the last one die by itself, and not of a kill from outside?
+        crashed: bool,
     },
     /// To the worker: there is nothing more to hand over.
     Go,
@@ -80,6 +82,8 @@ pub struct Handover {
     pub kept: Vec<(FileId, OwnedFd)>,
     /// How often a worker was started again.
     pub restarts: u64,
+    /// Did the last one die by itself? Then perhaps of a request that it served.
+    pub crashed: bool,
 }
 
 fn garbled() -> io::Error {
@@ -114,7 +118,7 @@ impl Line {
             let (message, mut fds) = heard.ok_or_else(garbled)?;
             match message {
                 Message::First => {}
-                Message::Again { restarts } => {
+                Message::Again { restarts, crashed } => {
                     let mut fds = fds.into_iter();
                     handover = Some(Handover {
                         device: fds.next().ok_or_else(garbled)?,
@@ -122,6 +126,7 @@ impl Line {
                         claim: fds.next(),
                         kept: Vec::new(),
                         restarts,
+                        crashed,
                     });
                 }
                 Message::Keep(id) => {

@@ -130,7 +130,7 @@ fn a_request_under_way_is_left_over_with_all_that_was_noted() {
     });
     drop(live);
     let next = Live::open(&dir).unwrap();
-    let left = next.flight().take_left();
+    let left = next.flight().take_left(true);
     assert_eq!(left.len(), 1);
     let one = &left[0];
     assert_eq!((one.unique, one.deaths, one.end), (12, 1, Seq(99)));
@@ -149,7 +149,7 @@ fn a_request_under_way_is_left_over_with_all_that_was_noted() {
     });
     drop(next);
     let third = Live::open(&dir).unwrap();
-    let left = third.flight().take_left();
+    let left = third.flight().take_left(true);
     assert_eq!(left.len(), 1);
     assert_eq!((left[0].deaths, left[0].nodes.len()), (2, 0));
     assert_eq!(left[0].intent, Some(unlink(b"x")), "it noted no other");
@@ -160,7 +160,7 @@ fn a_request_under_way_is_left_over_with_all_that_was_noted() {
         third.flight().end();
     });
     drop(third);
-    assert_eq!(Live::open(&dir).unwrap().flight().take_left(), []);
+    assert_eq!(Live::open(&dir).unwrap().flight().take_left(true), []);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_decision_stands_until_the_request_changes_something_anew() {
         live.flight().intend(&unlink(b"x"), Seq(1));
     });
     let second = reopen();
-    assert_eq!(second.flight().take_left()[0].answer, None);
+    assert_eq!(second.flight().take_left(true)[0].answer, None);
     second.flight().note_answer(2, Answer::Entry(id(9)));
     // Killed while it answers: the decision is the same.
     in_thread(|| {
@@ -182,7 +182,7 @@ fn a_decision_stands_until_the_request_changes_something_anew() {
         assert_eq!(left.answer, Some(Answer::Entry(id(9))));
     });
     let third = reopen();
-    let left = third.flight().take_left();
+    let left = third.flight().take_left(true);
     assert_eq!(left[0].answer, Some(Answer::Entry(id(9))));
     // Another one is decided as not done, and served: what it notes then counts.
     in_thread(|| {
@@ -190,14 +190,14 @@ fn a_decision_stands_until_the_request_changes_something_anew() {
         third.flight().intend(&unlink(b"y"), Seq(1));
     });
     let fourth = reopen();
-    fourth.flight().take_left();
+    fourth.flight().take_left(true);
     fourth.flight().note_settled(4);
     in_thread(|| {
         fourth.flight().begin(4 | RESENT);
         fourth.flight().intend(&unlink(b"z"), Seq(5));
     });
     let fifth = reopen();
-    let left = fifth.flight().take_left();
+    let left = fifth.flight().take_left(true);
     let four = left.iter().find(|left| left.unique == 4).unwrap();
     assert_eq!((&four.intent, four.answer), (&Some(unlink(b"z")), None));
     assert_eq!((four.end, four.deaths), (Seq(5), 2));
@@ -210,10 +210,10 @@ fn more_requests_than_there_is_room_for_lose_the_oldest() {
     drop(Live::begin(&dir, 1).unwrap());
     for number in 1..=100u64 {
         let live = Live::open(&dir).unwrap();
-        live.flight().take_left();
+        live.flight().take_left(true);
         in_thread(|| live.flight().begin(number * 2));
     }
-    let left = Live::open(&dir).unwrap().flight().take_left();
+    let left = Live::open(&dir).unwrap().flight().take_left(true);
     let mut numbers: Vec<u64> = left.iter().map(|left| left.unique / 2).collect();
     numbers.sort_unstable();
     assert!(numbers.len() >= 40, "{numbers:?}");
@@ -232,7 +232,7 @@ fn without_a_directory_nothing_is_kept_and_everything_works() {
         assert!(live.flight().intend(&unlink(b"x"), Seq(1)));
         live.flight().end();
     });
-    assert_eq!(live.flight().take_left(), []);
+    assert_eq!(live.flight().take_left(true), []);
 }
 
 #[test]
@@ -253,5 +253,19 @@ fn tables_that_are_made_anew_do_not_disturb_each_other() {
         let (_, found) = live.slab(name, 2);
         assert_eq!(found.len(), 1, "{name}");
         assert_eq!(found[0].words, [word, word], "{name}");
+    }
+}
+
+#[test]
+fn kills_from_outside_do_not_count_against_a_request() {
+    let scratch = Scratch::new("live-kills");
+    let dir = scratch.path().join("live");
+    let live = Live::begin(&dir, 1).unwrap();
+    in_thread(|| live.flight().begin(2));
+    for (crashed, deaths) in [(false, 0), (true, 1), (false, 1), (true, 2)] {
+        let next = Live::open(&dir).unwrap();
+        let left = next.flight().take_left(crashed);
+        assert_eq!(left[0].deaths, deaths);
+        in_thread(|| next.flight().begin(2 | RESENT));
     }
 }
