@@ -309,6 +309,8 @@ impl Drop for Fixture {
         if std::thread::panicking() {
             eprintln!("target log:\n{}", self.target.log());
             print_logs(&self.state.join("log"));
+            let space = program("df").args(["-h", "/var/tmp"]).run();
+            eprintln!("{}{}", space.stdout, space.stderr);
         }
         if self.is_mounted() {
             let pids = self.find_set().map(|set| set.pids()).unwrap_or_default();
