@@ -82,7 +82,12 @@ pub(super) fn begin(
     }
     let boot = sys::boot_id().context("cannot read the boot id")?;
     let mounts = Mounts {
-        data: mount_of(&options.dir)?,
+        data: match &last {
+            // It cannot be reached, and has not been mounted anew under the mount that lies over it.
+            Some(last) if options.dir_is_dead => last.mounts.data,
+            _ if options.dir_is_dead => 0,
+            _ => mount_of(&options.dir)?,
+        },
         queue: mount_of(&options.queue_dir)?,
     };
     let now = Now {
