@@ -17,6 +17,9 @@ pub struct Covered {
     pub directory: String,
     /// Kernel's id of the boot.
     pub boot: String,
+    /// The mounts that it ran on.
+    #[serde(default)]
+    pub mounts: Mounts,
     /// When the run began, nanoseconds since 1970.
     pub began_ns: u64,
     /// Was a way beside the mount known? What was changed there has any time since it began.
@@ -24,6 +27,17 @@ pub struct Covered {
     pub bypassed: bool,
     /// How it ended; `None` while it runs and after a crash.
     pub clean: Option<Clean>,
+}
+
+/// On which mount of its file system each of a run's directories lay. With the boot it tells whether
+/// the page cache that they were changed in is still there: a file system that is mounted anew has
+/// another, and what was not written of the last one may be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Mounts {
+    /// The protected directory.
+    pub data: u64,
+    /// The queue and the state with it.
+    pub queue: u64,
 }
 
 /// A clean end.
@@ -57,6 +71,8 @@ pub struct Now<'a> {
     pub root: FileId,
     /// Kernel's id of the boot.
     pub boot: &'a str,
+    /// The mounts.
+    pub mounts: Mounts,
     /// The clock.
     pub now_ns: u64,
     /// Time of the journal's last record, where there is one.
@@ -93,16 +109,17 @@ pub fn assess(last: Option<&Covered>, now: &Now<'_>) -> Verdict {
     if last.root != now.root || now.records_lost || cut {
         return Verdict::NewHistory;
     }
+    let is_cache_kept = last.boot == now.boot && last.mounts == now.mounts;
     match last.clean {
         // The clock went back since, or did so while it was mounted.
         Some(clean) if now.now_ns < clean.ended_ns || clean.last_ctime_ns > clean.ended_ns => {
             Verdict::DoubtAll
         }
         Some(clean) => Verdict::DoubtAfter(clean.last_ctime_ns),
-        None if last.boot == now.boot && last.bypassed => {
+        None if is_cache_kept && last.bypassed => {
             Verdict::DoubtAfter(last.began_ns.saturating_sub(UNDER_WAY_NS))
         }
-        None if last.boot == now.boot => {
+        None if is_cache_kept => {
             let known = now
                 .last_record_ns
                 .unwrap_or(last.began_ns)

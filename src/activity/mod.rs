@@ -12,13 +12,18 @@
 //! | A | none | | new source, new history, full mirror |
 //! | B | ended cleanly | same directory, the clock is not behind | same history; what changed since is in doubt (where a way beside the mount was known: since it began) |
 //! | C | ended cleanly | same directory, the clock went back | same history; everything is in doubt |
-//! | D | did not end, same boot | same directory | same history (the page cache kept the journal); what changed since shortly before the last record is in doubt; where a way beside the mount was known, since shortly before it began |
-//! | E | did not end, other boot | same directory | new history: records may be lost that a target has; full mirror |
+//! | D | did not end, same boot, data and queue on the same mounts | same directory | same history (the page cache kept the journal); what changed since shortly before the last record is in doubt; where a way beside the mount was known, since shortly before it began |
+//! | E | did not end, other boot, or one of the mounts is another | same directory | new history: records may be lost that a target has; full mirror |
 //! | F | any | another directory, or the journal misses records | new history, full mirror |
+//!
+//! Another mount stands for another file system, or the same one after its device was away or it was shut
+//! down by an error: the page cache has gone without being written. Where the file system was in order,
+//! only shown by another mount (a container's), row E mirrors in vain. Kernels before 6.8 give a number of
+//! a mount to the next one, too; there a mount made anew may pass for the last one.
 //!
 //! # Failure
 //! A fact that cannot be read is row A with the same effect as E: nothing is believed.
 
 mod covered;
 
-pub use covered::{Clean, Covered, Now, Verdict, assess};
+pub use covered::{Clean, Covered, Mounts, Now, Verdict, assess};

@@ -1,6 +1,6 @@
 //! The worker of a set: from options to a served mount, and its end.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -416,6 +416,10 @@ impl Running {
             sender.stop();
         }
         let whole = capture.try_close_gap();
+        sync_below(capture).with_context(|| {
+            let dir = self.source.options.dir.display();
+            format!("cannot make {dir} durable; what changed is looked for at the next mount")
+        })?;
         journal.sync().context("cannot make the queue durable")?;
         if !whole {
             bail!("operations could not be recorded; a mirror follows at the next mount");
@@ -453,6 +457,14 @@ impl Running {
         tracing::info!("ended cleanly");
         Ok(())
     }
+}
+
+/// Makes durable what was changed below: after a clean end nobody looks for what a loss of power took,
+/// and the targets have it.
+fn sync_below(capture: &Capture) -> std::io::Result<()> {
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+    let root = sys::openat(capture.tree().root(), c".", flags, 0)?;
+    sys::syncfs(root.as_fd())
 }
 
 fn nanoseconds(time: Time) -> u64 {

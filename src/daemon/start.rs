@@ -1,12 +1,13 @@
 //! Before a set is served: its state, its history, what is in doubt.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::activity::{Covered, Now, Verdict, assess};
+use crate::activity::{Covered, Mounts, Now, Verdict, assess};
 use crate::config::MountOptions;
 use crate::journal::{self, Journal};
 use crate::sys;
@@ -72,22 +73,32 @@ pub(super) fn begin(
     let (journal, recovery) = Journal::open(&options.queue_dir, journal_options)
         .with_context(|| format!("cannot open the queue in {}", options.queue_dir.display()))?;
     let journal = Arc::new(journal);
-    let boot = sys::boot_id().context("cannot read the boot id")?;
     let stored = journal
         .get(FACT_COVERED)
         .context("cannot read the state of the last run")?;
     let last = stored.as_deref().and_then(Covered::from_bytes);
+    if takes_over {
+        return go_on(journal, options, &recovery, last, root);
+    }
+    let boot = sys::boot_id().context("cannot read the boot id")?;
+    let mounts = Mounts {
+        data: match &last {
+            // It cannot be reached, and has not been mounted anew under the mount that lies over it.
+            Some(last) if options.dir_is_dead => last.mounts.data,
+            _ if options.dir_is_dead => 0,
+            _ => mount_of(&options.dir)?,
+        },
+        queue: mount_of(&options.queue_dir)?,
+    };
     let now = Now {
         root,
         boot: &boot,
+        mounts,
         now_ns: sys::realtime_ns(),
         last_record_ns: last_record_ns(&journal),
         end: journal.end(),
         records_lost: recovery.records_lost,
     };
-    if takes_over {
-        return go_on(journal, &recovery, last, root);
-    }
     let verdict = assess(last.as_ref(), &now);
     tracing::info!(?verdict, ?recovery, "looked at how the last run ended");
     let fresh = || -> anyhow::Result<u128> { sys::random_u128().context("no random numbers") };
@@ -114,6 +125,7 @@ pub(super) fn begin(
         root,
         directory: options.dir.display().to_string(),
         boot,
+        mounts,
         began_ns: sys::realtime_ns(),
         bypassed,
         clean: None,
@@ -126,9 +138,15 @@ pub(super) fn begin(
     })
 }
 
+fn mount_of(dir: &Path) -> anyhow::Result<u64> {
+    let instance = std::fs::File::open(dir).and_then(|dir| sys::mount_instance(dir.as_fd()));
+    instance.with_context(|| format!("cannot examine the mount of {}", dir.display()))
+}
+
 /// The next worker of a mount has everything that the last one had recorded.
 fn go_on(
     journal: Arc<Journal>,
+    options: &MountOptions,
     recovery: &journal::Recovery,
     last: Option<Covered>,
     root: FileId,
@@ -136,6 +154,13 @@ fn go_on(
     let covered = last.context("the state of the last worker is missing")?;
     if covered.root != root {
         bail!("the state is of another directory");
+    }
+    // Numbers would be given again that a target has.
+    if covered.mounts.queue != mount_of(&options.queue_dir)? {
+        bail!(
+            "{} was mounted anew under the worker, and records may be lost; unmount and mount the set",
+            options.queue_dir.display()
+        );
     }
     let doubt = if recovery.records_lost {
         tracing::error!(?recovery, "the queue misses records that it had");

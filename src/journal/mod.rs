@@ -43,7 +43,7 @@
 //!   32  u64       bytes of frames before, ever
 //!   40  u64       frames before, ever
 //!   48  u64       durable: the last record known to be durable when this segment was made
-//!   56  40 bytes  boot id, padded with zeroes
+//!   56  40 bytes  the boot (23 hexadecimal digits of its id), ".", the mount (16)
 //!   96            zeroes
 //! 4092  u32       crc32c of bytes 0..4092
 //! 4096            frames as in [`crate::codec`], back to back

@@ -5,6 +5,9 @@
 //! not durable as a whole (a backlog is flushed in the background, so these are few).
 //! [`Recovery::letters`] names the rows that applied.
 //!
+//! "Another boot" stands for another mount of the file system, too: the page cache of the last one is
+//! gone as well, and not written where that one was shut down by an error, or its device went away.
+//!
 //! | | found | done | records lost |
 //! |---|---|---|---|
 //! | A | nothing | an empty journal at position 0, durable | no |
@@ -65,7 +68,8 @@ pub struct Recovery {
     pub truncated_bytes: u64,
     /// The index was not usable and has been made from the files.
     pub index_rebuilt: bool,
-    /// The host has been started anew since: what was not durable may be missing.
+    /// The host has been started anew since, or the file system mounted anew: what was not durable may
+    /// be missing.
     pub boot_changed: bool,
     /// Records that had been appended are missing at the end, so their numbers would be given a
     /// second time: the owner of the stream begins a new history.
@@ -74,9 +78,9 @@ pub struct Recovery {
 
 /// Opens, repairs, and puts the parts together.
 pub(super) fn open(dir: &Path, options: Options) -> Result<(Arc<Core>, Owner, Recovery), Error> {
-    let boot = sys::boot_id().map_err(io("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
     let mut survey = Survey::of(dir)?;
     let seg_dir = make_dirs(dir)?;
+    let boot = page_cache_of(&seg_dir)?;
     let lock = lock(dir)?;
     let ballast = Ballast::new(dir);
     if super::space::free_bytes(dir)? < FREE_BYTES_TIGHT {
@@ -128,6 +132,16 @@ pub(super) fn open(dir: &Path, options: Options) -> Result<(Arc<Core>, Owner, Re
     };
     tracing::info!(dir = %dir.display(), ?recovery, "journal opened");
     Ok((core, opened.owner, recovery))
+}
+
+/// Names the page cache that holds what is written to `dir` and not flushed yet: of this boot, and of
+/// this mount of the file system. 40 bytes.
+fn page_cache_of(dir: &Path) -> Result<String, Error> {
+    let boot = sys::boot_id().map_err(io("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
+    let opened = File::open(dir).map_err(io("open", dir))?;
+    let mount = sys::mount_instance(opened.as_fd()).map_err(io("stat", dir))?;
+    let boot: String = boot.chars().filter(char::is_ascii_hexdigit).collect();
+    Ok(format!("{boot:.23}.{mount:016x}"))
 }
 
 fn make_dirs(dir: &Path) -> Result<PathBuf, Error> {

@@ -41,7 +41,7 @@ pub(super) struct Header {
     pub(super) durable: Seq,
     /// Header checksum of the last frame before this segment, 0 without one.
     pub(super) chain: u32,
-    /// The boot that made it.
+    /// The boot and the mount that it was made in.
     pub(super) boot: String,
 }
 

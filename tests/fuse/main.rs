@@ -6,7 +6,9 @@
 //! * `DOPPELFS_SCRATCH`: where scratch directories lie (default `/var/tmp`); `DOPPELFS_KEEP` keeps
 //!   them.
 //! * `DOPPELFS_SEED`: the seed of all random choices; every test prints its own.
-//! * `DOPPELFS_KILLS` (20): how often a process of the product is killed. `DOPPELFS_CUTS` (25), `DOPPELFS_FILES_MAX` (100,000), `DOPPELFS_MIRROR_FILES` (2,000),
+//! * `DOPPELFS_KILLS` (20, or 10 where the target is killed): how often a process of the product is
+//!   killed. `DOPPELFS_POWER_CUTS` (3): how often a host loses its power. `DOPPELFS_CUTS` (25),
+//!   `DOPPELFS_FILES_MAX` (100,000), `DOPPELFS_MIRROR_FILES` (2,000),
 //!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
 //!   `DOPPELFS_NODES` (20,000): sizes. `DOPPELFS_PATIENCE` (120): seconds that anything may take.
 //! * `DOPPELFS_FSX_OPS` (5,000) and `DOPPELFS_FSX_SEEDS` (1): operations and rounds of the file
@@ -21,6 +23,7 @@ mod file_systems;
 mod full;
 mod handles;
 mod hard_links;
+mod held;
 mod limits;
 mod link_cuts;
 mod mirror_load;
@@ -33,6 +36,7 @@ mod notify;
 mod odd_directories;
 mod posix_suite;
 mod postgres;
+mod power_cuts;
 mod programs;
 mod quotas;
 mod ranges;
@@ -47,5 +51,6 @@ mod samba_server;
 mod scale;
 mod support;
 mod takeover;
+mod target_kills;
 mod ways_beside;
 mod writers;

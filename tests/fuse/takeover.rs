@@ -21,7 +21,7 @@ use rand::{Rng, SeedableRng};
 use crate::support::{Fixture, has_programs, is_ready, kills, program, seed, until};
 
 /// The load's threads, and how often each did what it does.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     steps: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
@@ -56,7 +56,7 @@ impl Load {
     }
 
     /// Ends it; the first panic of anybody is the test's.
-    fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             if let Err(panic) = thread.join() {
@@ -72,7 +72,7 @@ fn worker(fixture: &Fixture) -> Option<i32> {
     i32::try_from(pid).ok().filter(|pid| *pid > 0)
 }
 
-fn kill_worker(fixture: &Fixture, signal: Signal) {
+pub(crate) fn kill_worker(fixture: &Fixture, signal: Signal) {
     let pid = worker(fixture).expect("a worker");
     kill(Pid::from_raw(pid), signal).expect("kill the worker");
     until("another worker to serve", || {
@@ -338,7 +338,7 @@ fn add_database(load: &mut Load, base: &Path) {
     );
 }
 
-fn load_all(dir: &Path, seed: u64) -> Load {
+pub(crate) fn load_all(dir: &Path, seed: u64) -> Load {
     let mut load = Load::new();
     add_appenders(&mut load, dir);
     add_namers(&mut load, dir);

@@ -1,8 +1,9 @@
 //! Goal: a start believes exactly what it may. One test per row of the table in `activity`.
 
-use doppelfs::activity::{Clean, Covered, Now, Verdict, assess};
+use doppelfs::activity::{Clean, Covered, Mounts, Now, Verdict, assess};
 use doppelfs::types::{FileId, History, Seq};
 
+const MOUNTS: Mounts = Mounts { data: 3, queue: 4 };
 const BEGAN: u64 = 50_000_000_000;
 const CTIME: u64 = 100_000_000_000;
 const ENDED: u64 = 101_000_000_000;
@@ -14,6 +15,7 @@ fn covered(clean: bool) -> Covered {
         root: FileId::new(2, 0),
         directory: "/srv/data".into(),
         boot: "boot-1".into(),
+        mounts: MOUNTS,
         began_ns: BEGAN,
         bypassed: false,
         clean: clean.then_some(Clean {
@@ -28,6 +30,7 @@ fn now(boot: &str, now_ns: u64, last_record_ns: Option<u64>) -> Now<'_> {
     Now {
         root: FileId::new(2, 0),
         boot,
+        mounts: MOUNTS,
         now_ns,
         last_record_ns,
         end: Seq(40),
@@ -68,6 +71,19 @@ fn row_d_after_a_crash_on_the_same_boot_the_history_goes_on() {
 fn row_e_after_a_crash_of_the_host_a_new_history_begins() {
     let verdict = assess(Some(&covered(false)), &now("boot-2", ENDED, Some(CTIME)));
     assert_eq!(verdict, Verdict::NewHistory);
+}
+
+#[test]
+fn row_e_after_a_crash_on_another_mount_of_data_or_queue_a_new_history_begins() {
+    for (data, queue) in [(30, 4), (3, 40)] {
+        let mut elsewhere = now("boot-1", ENDED, Some(CTIME));
+        elsewhere.mounts = Mounts { data, queue };
+        let verdict = assess(Some(&covered(false)), &elsewhere);
+        assert_eq!(verdict, Verdict::NewHistory);
+        // A clean end leaves nothing in a page cache.
+        let verdict = assess(Some(&covered(true)), &elsewhere);
+        assert_eq!(verdict, Verdict::DoubtAfter(CTIME));
+    }
 }
 
 #[test]

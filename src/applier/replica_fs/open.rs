@@ -207,7 +207,8 @@ fn prepare_hidden(hidden: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
         _ => {}
     }
     let limbo = sys::openat(hidden, c"limbo", libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
-    let flags = libc::O_RDWR | libc::O_CREAT;
+    // Not to write: the file system could not be made read-only meanwhile.
+    let flags = libc::O_RDONLY | libc::O_CREAT;
     let marker = sys::openat(hidden, c"position", flags, 0o600)?;
     sys::fsync(hidden)?;
     Ok((limbo, marker))

@@ -41,12 +41,22 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// Directories and ports; nothing runs yet.
     pub(crate) fn new(label: &str) -> Fixture {
-        Fixture::at(label, None)
+        Fixture::at(label, None, None)
+    }
+
+    /// As [`Fixture::new`], with data and state of the source, or root and state of the target, on
+    /// other file systems.
+    pub(crate) fn apart(label: &str, source: Option<&Path>, target: Option<&Path>) -> Fixture {
+        let mut fixture = Fixture::at(label, source, target);
+        if let Some(source) = source {
+            fixture.state = source.join("source-state");
+        }
+        fixture
     }
 
     /// As [`Fixture::new`], protecting a directory that exists: the root of a file system.
     pub(crate) fn over(label: &str, data: &Path) -> Fixture {
-        let mut fixture = Fixture::at(label, None);
+        let mut fixture = Fixture::at(label, None, None);
         std::fs::remove_dir(&fixture.data).expect("remove the directory that is not used");
         fixture.watchdog = Some(watch(label, data));
         fixture.data = data.to_path_buf();
@@ -55,18 +65,18 @@ impl Fixture {
 
     /// As [`Fixture::new`], with data and replicas on another file system.
     pub(crate) fn on(label: &str, file_system: &Path) -> Fixture {
-        Fixture::at(label, Some(file_system))
+        Fixture::at(label, Some(file_system), Some(file_system))
     }
 
-    fn at(label: &str, file_system: Option<&Path>) -> Fixture {
+    fn at(label: &str, source: Option<&Path>, target: Option<&Path>) -> Fixture {
         let scratch = Scratch::new(label);
-        let base = file_system.unwrap_or(scratch.path()).to_path_buf();
+        let base = source.unwrap_or(scratch.path()).to_path_buf();
         let run_dir = scratch.path().join("run");
         let data = base.join("data");
         for dir in [&run_dir, &data] {
             std::fs::create_dir(dir).expect("make a directory");
         }
-        let target = Target::new(&run_dir, &base);
+        let target = Target::new(&run_dir, target.unwrap_or(scratch.path()));
         let proxy = Proxy::new(target.port());
         Fixture {
             watchdog: Some(watch(label, &data)),
@@ -167,6 +177,20 @@ impl Fixture {
         let mounted = self.mount_command().succeed();
         assert!(self.is_mounted(), "mount succeeded but nothing is mounted");
         mounted
+    }
+
+    /// Kills supervisor and worker, as the loss of power does, and takes the dead mount away.
+    pub(crate) fn lose_source(&self) {
+        let told = self.supervision().expect("a supervisor");
+        let pid = |what: &str| told.get(what).and_then(Value::as_u64).unwrap_or(0);
+        // The supervisor first: it would start another worker.
+        for pid in ["pid", "worker_pid"].map(pid) {
+            kill_worker(pid);
+        }
+        until("the mount to be gone", || {
+            !self.is_mounted() || sys::umount(&self.data, true).is_err()
+        });
+        assert!(!self.is_mounted(), "the dead mount cannot be unmounted");
     }
 
     /// Unmounts in order.

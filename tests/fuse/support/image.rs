@@ -2,13 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use doppelfs::sys;
+
 use super::command::{is_installed, program};
 use super::scratch::Scratch;
+use super::until::until;
 
 /// A loop-mounted image; unmounted on drop.
 #[derive(Debug)]
 pub(crate) struct Image {
+    file: PathBuf,
     mountpoint: PathBuf,
+    options: String,
     _scratch: Scratch,
 }
 
@@ -48,9 +53,26 @@ impl Image {
             return None;
         }
         Some(Image {
+            file,
             mountpoint,
+            options: options.to_owned(),
             _scratch: scratch,
         })
+    }
+
+    /// The power fails: nothing more reaches the disk, and what has not yet never will.
+    pub(crate) fn cut(&self) {
+        let shutdown = program("xfs_io").args(["-x", "-c", "shutdown"]);
+        shutdown.arg(&self.mountpoint).succeed();
+    }
+
+    /// The power is back: mounted anew with what had reached the disk. Nobody may use it any more.
+    pub(crate) fn come_back(&self) {
+        until("nobody to use the file system", || {
+            sys::umount(&self.mountpoint, false).is_ok()
+        });
+        let mount = program("mount").args(["-o", &self.options]);
+        mount.arg(&self.file).arg(&self.mountpoint).succeed();
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -60,8 +82,8 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        if doppelfs::sys::umount(&self.mountpoint, false).is_err() {
-            let lazy = doppelfs::sys::umount(&self.mountpoint, true);
+        if sys::umount(&self.mountpoint, false).is_err() {
+            let lazy = sys::umount(&self.mountpoint, true);
             eprintln!(
                 "{} was busy; lazy umount: {lazy:?}",
                 self.mountpoint.display()

@@ -26,6 +26,16 @@ pub(crate) fn kills() -> u64 {
     number("DOPPELFS_KILLS", 20)
 }
 
+/// How often a target, or both sides, are killed.
+pub(crate) fn target_kills() -> u64 {
+    number("DOPPELFS_KILLS", 10)
+}
+
+/// How often a host loses its power.
+pub(crate) fn power_cuts() -> u64 {
+    number("DOPPELFS_POWER_CUTS", 3)
+}
+
 /// How many files one directory gets.
 pub(crate) fn files_max() -> u64 {
     number("DOPPELFS_FILES_MAX", 100_000)

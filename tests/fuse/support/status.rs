@@ -124,6 +124,11 @@ impl StreamView {
             .unwrap_or(true)
     }
 
+    /// Whose positions they are.
+    pub(crate) fn history(&self) -> String {
+        text(&self.0, "/history")
+    }
+
     /// (received, applied).
     pub(crate) fn positions(&self) -> (u64, u64) {
         (

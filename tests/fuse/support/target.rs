@@ -41,7 +41,8 @@ impl Target {
             run_dir: run_dir.to_path_buf(),
             root,
             state: base.join("target-state"),
-            log: base.join("target.log"),
+            // Not in `base`, which a test may take away.
+            log: run_dir.join("target.log"),
             port: free_port(),
             child: None,
         }
@@ -71,10 +72,15 @@ impl Target {
             .arg(&self.state)
     }
 
-    /// Starts it and waits until it answers.
-    pub(crate) fn start(&mut self) {
+    /// Starts it.
+    pub(crate) fn start_unwatched(&mut self) {
         assert!(self.child.is_none(), "the target runs already");
         self.child = Some(self.command().spawn(&self.log));
+    }
+
+    /// Starts it and waits until it answers.
+    pub(crate) fn start(&mut self) {
+        self.start_unwatched();
         until("the target to serve", || {
             let child = self.child.as_mut().expect("just started");
             if let Some(status) = child.try_wait().expect("look at the target") {

@@ -1,0 +1,74 @@
+//! Goal: the target, and both sides by turns, may die at any moment, and the replica is exact without a
+//! mirror. Method: the load of `takeover`, which checks every result, while processes are killed;
+//! `mirror_bytes` must not grow. `DOPPELFS_KILLS` says how often.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::support::{Fixture, is_ready, seed, target_kills, until};
+use crate::takeover::{kill_worker, load_all};
+
+/// Longest time between two kills.
+const LIFE_US_MAX: u64 = 300_000;
+
+/// What was mirrored so far, once the target is connected.
+fn mirrored(fixture: &Fixture) -> u64 {
+    until("a connection", || fixture.connection().is_connected());
+    fixture.connection().mirror_bytes()
+}
+
+/// Kills the target, and every second time the worker instead where `both`.
+fn goes_on(test: &str, both: bool) {
+    if !is_ready(test) {
+        return;
+    }
+    let seed = seed(test);
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut fixture = Fixture::started(test);
+    let dir = fixture.path("load");
+    std::fs::create_dir(&dir).expect("mkdir");
+    let load = load_all(&dir, seed);
+    let (start, count) = (Instant::now(), target_kills());
+    // A worker counts from its own start on.
+    let mut before = fixture.connection().mirror_bytes();
+    let mut longest = Duration::ZERO;
+    for number in 0..count {
+        // Not a synchronisation: the moment is to be a random one.
+        std::thread::sleep(Duration::from_micros(random.random_range(0..LIFE_US_MAX)));
+        if both && number % 2 == 1 {
+            kill_worker(&fixture, Signal::SIGKILL);
+            before = 0;
+            continue;
+        }
+        fixture.target.kill();
+        let dead = Instant::now();
+        fixture.target.start();
+        longest = longest.max(dead.elapsed());
+        assert_eq!(mirrored(&fixture), before, "mirrored after kill {number}");
+    }
+    let took = start.elapsed();
+    let steps = load.end();
+    fixture.caught_up();
+    assert_eq!(mirrored(&fixture), before, "mirrored at the end");
+    let set = fixture.set();
+    assert_eq!(set.connection().marks(), [set.captured_seq(); 4]);
+    eprintln!(
+        "{test}: {count} kills in {took:?}, {steps} steps of the load, {} operations, the target away \
+         for {longest:?} at most, mirrored {before} bytes before and none since",
+        set.captured_seq()
+    );
+    fixture.finish();
+}
+
+#[test]
+fn a_target_killed_again_and_again_resumes() {
+    goes_on("a_target_killed_again_and_again_resumes", false);
+}
+
+#[test]
+fn target_and_worker_killed_by_turns_resume() {
+    goes_on("target_and_worker_killed_by_turns_resume", true);
+}
