@@ -14,6 +14,10 @@ use crate::takeover::{kill_worker, load_all};
 /// Longest time between two kills.
 const LIFE_US_MAX: u64 = 300_000;
 
+/// A worker that takes over copies at most the few files that calls under way left in doubt; the load's
+/// largest has not much more than 200,000 bytes.
+const IN_DOUBT_BYTES_MAX: u64 = 300_000;
+
 /// What was mirrored so far, once the target is connected.
 fn mirrored(fixture: &Fixture) -> u64 {
     until("a connection", || fixture.connection().is_connected());
@@ -32,32 +36,34 @@ fn goes_on(test: &str, both: bool) {
     std::fs::create_dir(&dir).expect("mkdir");
     let load = load_all(&dir, seed);
     let (start, count) = (Instant::now(), target_kills());
+    let before = fixture.connection().mirror_bytes();
     // A worker counts from its own start on.
-    let mut before = fixture.connection().mirror_bytes();
+    let is_fine = |now: u64| now == before || both && now <= IN_DOUBT_BYTES_MAX;
     let mut longest = Duration::ZERO;
     for number in 0..count {
         // Not a synchronisation: the moment is to be a random one.
         std::thread::sleep(Duration::from_micros(random.random_range(0..LIFE_US_MAX)));
         if both && number % 2 == 1 {
             kill_worker(&fixture, Signal::SIGKILL);
-            before = 0;
             continue;
         }
         fixture.target.kill();
         let dead = Instant::now();
         fixture.target.start();
         longest = longest.max(dead.elapsed());
-        assert_eq!(mirrored(&fixture), before, "mirrored after kill {number}");
+        let now = mirrored(&fixture);
+        assert!(is_fine(now), "mirrored {now} bytes after kill {number}");
     }
     let took = start.elapsed();
     let steps = load.end();
     fixture.caught_up();
-    assert_eq!(mirrored(&fixture), before, "mirrored at the end");
+    let now = mirrored(&fixture);
+    assert!(is_fine(now), "mirrored {now} bytes at the end");
     let set = fixture.set();
     assert_eq!(set.connection().marks(), [set.captured_seq(); 4]);
     eprintln!(
         "{test}: {count} kills in {took:?}, {steps} steps of the load, {} operations, the target away \
-         for {longest:?} at most, mirrored {before} bytes before and none since",
+         for {longest:?} at most, mirrored {before} bytes before, {now} now",
         set.captured_seq()
     );
     fixture.finish();
