@@ -200,10 +200,16 @@ const STRESSORS: &str = "access chattr chdir chmod chown copy-file dentry dir di
     tee vm-splice aio aiol metamix revio unlink";
 
 /// Stressors that are left out, and why.
-const STRESSORS_LEFT_OUT: [(&str, &str); 1] = [(
-    "fanotify",
-    "it watches every mount of the machine, and keeps those of other tests busy",
-)];
+const STRESSORS_LEFT_OUT: [(&str, &str); 2] = [
+    (
+        "fanotify",
+        "it watches every mount of the machine, and keeps those of other tests busy",
+    ),
+    (
+        "io",
+        "it opens and syncs every mount of the machine, and keeps those of other tests busy",
+    ),
+];
 
 /// Stressors that run at the same time.
 const STRESSORS_AT_ONCE: usize = 10;
