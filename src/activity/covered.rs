@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{FileId, History, Seq};
+use crate::types::{FileId, Fork, History, Seq};
 
 /// What one run leaves for the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Covered {
     pub bypassed: bool,
     /// How it ended; `None` while it runs and after a crash.
     pub clean: Option<Clean>,
+    /// The histories that this one goes on from, oldest first.
+    #[serde(default)]
+    pub forks: Vec<Fork>,
 }
 
 /// On which mount of its file system each of a run's directories lay. With the boot it tells whether
@@ -92,7 +95,9 @@ pub enum Verdict {
     DoubtAfter(u64),
     /// C: everything is in doubt.
     DoubtAll,
-    /// E, F: positions and records of the last run are void.
+    /// E: records may be lost that a target has.
+    PowerCut,
+    /// F: positions and records of the last run are void.
     NewHistory,
 }
 
@@ -106,10 +111,13 @@ pub fn assess(last: Option<&Covered>, now: &Now<'_>) -> Verdict {
         return Verdict::Unknown;
     };
     let cut = last.clean.is_some_and(|clean| now.end < clean.end);
+    let is_cache_kept = last.boot == now.boot && last.mounts == now.mounts;
+    if last.root == now.root && last.clean.is_none() && !is_cache_kept {
+        return Verdict::PowerCut;
+    }
     if last.root != now.root || now.records_lost || cut {
         return Verdict::NewHistory;
     }
-    let is_cache_kept = last.boot == now.boot && last.mounts == now.mounts;
     match last.clean {
         // The clock went back since, or did so while it was mounted.
         Some(clean) if now.now_ns < clean.ended_ns || clean.last_ctime_ns > clean.ended_ns => {
@@ -126,6 +134,6 @@ pub fn assess(last: Option<&Covered>, now: &Now<'_>) -> Verdict {
                 .max(last.began_ns);
             Verdict::DoubtAfter(known.saturating_sub(UNDER_WAY_NS))
         }
-        None => Verdict::NewHistory,
+        None => Verdict::PowerCut,
     }
 }

@@ -175,6 +175,26 @@ impl<R: Replica> Applier<R> {
         Ok(())
     }
 
+    /// The replica's position in a history that goes on from the one it stands in: legal where every
+    /// operation up to the old position is applied. `position` may be an earlier one: then what was
+    /// applied beyond is to be put in doubt by the next operation.
+    ///
+    /// # Errors
+    /// As [`CheckpointJob::run`], [`Error::Table`]; call it again.
+    pub fn continue_in(&mut self, position: Position) -> Result<(), Error> {
+        self.table.invalidate();
+        self.parts = None;
+        self.recovering_until = Seq::ZERO;
+        self.meta.lenient |= self.applied() > position.seq;
+        self.meta.position = Some(position);
+        self.map.settle();
+        self.meta_changed = false;
+        self.make_job()?.run()?;
+        let identity = self.identity();
+        let at = (position.history, position.seq);
+        self.table.begin(identity, at, Seq::ZERO)
+    }
+
     /// Stands at another position: legal only directly before a full mirror, whatever the replica
     /// holds.
     ///

@@ -86,6 +86,8 @@ impl<R: Replica> Applier<R> {
         xattrs: &[Xattr],
     ) -> Result<(), Fault> {
         let Some(dir) = self.live_dir(at.parent) else {
+            // It is new: whoever is known by its id was made in a history that was lost, and is not it.
+            self.map.set_trust(guest.id, Trust::Stale);
             return Ok(());
         };
         let at = place(dir, &at.name);

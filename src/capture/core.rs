@@ -1,13 +1,14 @@
 //! What every captured call shares: locks, the append, gaps, the check of uncovered time.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
-use std::io::Write as _;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::activity::Activity;
 use crate::codec::Draft;
 use crate::journal::{self, Journal};
 use crate::live::{Intent, Live};
@@ -15,8 +16,9 @@ use crate::passthrough::{Error, Handles, OpenDir, OpenFile, Tree};
 use crate::stats::SetCounters;
 use crate::sync::{Mutex, Rank};
 use crate::sys::{self, Credentials, FileStat, Identity, NO_GROUP};
-use crate::types::{Body, Caller, FileId, Name, Op, RequestId, Seq, Time, limits};
+use crate::types::{Body, Caller, FileId, Name, Op, RequestId, Seq, Time};
 
+use super::gap::{Gap, open_gap_file};
 use super::order::{DirRename, Locked, Order};
 
 /// One request of the kernel, as far as capture needs it.
@@ -95,12 +97,8 @@ pub struct Options {
     pub counters: Arc<SetCounters>,
     /// What survives this process.
     pub live: Live,
-}
-
-#[derive(Debug, Default)]
-struct Gap {
-    ids: Vec<FileId>,
-    everything: bool,
+    /// Where what is changed is noted for the case of a loss of power.
+    pub activity: Option<Arc<Activity>>,
 }
 
 /// The file system with capture.
@@ -114,12 +112,14 @@ pub struct Capture {
     pub dirs: Handles<OpenDir>,
     order: Order,
     incarnation: u64,
-    observer: Arc<dyn Observer>,
-    gap_open: AtomicBool,
-    gap: Mutex<(Gap, File)>,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) gap_open: AtomicBool,
+    pub(super) gap: Mutex<(Gap, File)>,
     last_ctime_ns: AtomicU64,
     checking: AtomicBool,
     uncovered: Mutex<Option<Uncovered>>,
+    /// What the check need not put in doubt. Rank `Leaf`.
+    in_doubt: Mutex<HashSet<FileId>>,
     /// Directories that moved to another parent while the check walks, so that it may have missed
     /// them. Rank `Leaf`; nothing happens under it.
     moved: Mutex<Vec<FileId>>,
@@ -175,6 +175,7 @@ impl Capture {
             last_ctime_ns: AtomicU64::new(0),
             checking: AtomicBool::new(false),
             uncovered: Mutex::new(Rank::Leaf, None),
+            in_doubt: Mutex::new(Rank::Leaf, HashSet::new()),
             moved: Mutex::new(Rank::Leaf, Vec::new()),
             shifts: AtomicU64::new(0),
         };
@@ -225,6 +226,11 @@ impl Capture {
         &self.options.counters
     }
 
+    /// The activity log.
+    pub fn activity(&self) -> Option<&Activity> {
+        self.options.activity.as_deref()
+    }
+
     /// The journal.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
@@ -233,6 +239,11 @@ impl Capture {
     /// The latest `ctime` that a captured operation left, as nanoseconds since 1970.
     pub fn last_ctime_ns(&self) -> u64 {
         self.last_ctime_ns.load(Ordering::Acquire)
+    }
+
+    /// These are in doubt already: the check passes over them.
+    pub fn known_in_doubt(&self, ids: HashSet<FileId>) {
+        *self.in_doubt.lock() = ids;
     }
 
     /// From now until [`Capture::end_check`], inodes that were last changed in `uncovered` are put in
@@ -245,11 +256,17 @@ impl Capture {
     /// The walk over what it knows is done: takes the directories that moved meanwhile, which are to
     /// be walked too. When there are none the check ends, in the same step.
     pub fn end_check(&self) -> Vec<FileId> {
-        let mut moved = self.moved.lock();
+        let moved = {
+            let mut moved = self.moved.lock();
+            if moved.is_empty() {
+                self.checking.store(false, Ordering::Release);
+            }
+            std::mem::take(&mut *moved)
+        };
         if moved.is_empty() {
-            self.checking.store(false, Ordering::Release);
+            *self.in_doubt.lock() = HashSet::new();
         }
-        std::mem::take(&mut *moved)
+        moved
     }
 
     /// A directory got another parent: a walk under way may have been to the new one and not yet to
@@ -267,41 +284,40 @@ impl Capture {
         self.checking.load(Ordering::Acquire)
     }
 
-    /// Puts files in doubt: they stand in the journal as a gap.
-    ///
-    /// Takes no inode locks: a directory whose listing changes at the same time is recorded too, and
-    /// the image that settles the doubt is taken under its lock, later.
-    pub fn doubt(&self, ids: &[FileId], everything: bool) {
-        for part in ids.chunks(limits::GAP_IDS_MAX) {
-            self.append_gap(Gap {
-                ids: part.to_vec(),
-                everything: false,
-            });
-        }
-        if everything {
-            self.append_gap(Gap {
-                ids: Vec::new(),
-                everything: true,
-            });
-        }
-    }
-
     /// Takes the locks of these inodes.
     pub fn lock(&self, ids: &[FileId]) -> Locked<'_> {
-        let locked = self.order.lock(DirRename::No, ids);
-        self.check_doubts(ids);
-        locked
+        self.lock_to_change(DirRename::No, ids)
     }
 
     pub(super) fn lock_for_dir_move(&self, ids: &[FileId]) -> Locked<'_> {
-        let locked = self.order.lock(DirRename::Yes, ids);
+        self.lock_to_change(DirRename::Yes, ids)
+    }
+
+    fn lock_to_change(&self, dir_rename: DirRename, ids: &[FileId]) -> Locked<'_> {
+        // Before the locks: it may wait for a disk.
+        let activity = self.options.activity.as_ref();
+        let underway = activity.map(|activity| activity.enter(ids));
+        let mut locked = self.order.lock(dir_rename, ids);
+        locked.underway = underway;
         self.check_doubts(ids);
         locked
+    }
+
+    /// `id` was made just now in a directory that is locked.
+    pub(super) fn note_new(&self, locked: &Locked<'_>, id: FileId) {
+        if let (Some(activity), Some(underway)) = (&self.options.activity, &locked.underway) {
+            activity.note_new(id, underway);
+        }
     }
 
     /// Takes the locks without looking for doubts: for images, which settle them.
     pub(super) fn lock_for_image(&self, id: FileId) -> Locked<'_> {
         self.order.lock(DirRename::No, &[id])
+    }
+
+    /// Does the stream say already that this is in doubt?
+    pub fn is_in_doubt(&self, id: FileId) -> bool {
+        self.in_doubt.lock().contains(&id)
     }
 
     fn check_doubts(&self, ids: &[FileId]) {
@@ -312,9 +328,8 @@ impl Capture {
             return;
         };
         let in_doubt = |id: &&FileId| {
-            self.tree
-                .stat(**id)
-                .is_ok_and(|stat| uncovered.covers(stat.ctime))
+            let stat = self.tree.stat(**id);
+            stat.is_ok_and(|stat| uncovered.covers(stat.ctime)) && !self.is_in_doubt(**id)
         };
         let ids: Vec<FileId> = ids.iter().filter(in_doubt).copied().collect();
         if !ids.is_empty() {
@@ -451,72 +466,6 @@ impl Capture {
         append()
     }
 
-    fn open_gap(&self, more: Gap, error: &journal::Error) {
-        let mut guard = self.gap.lock();
-        let (gap, file) = &mut *guard;
-        gap.ids.extend(more.ids);
-        gap.everything |= more.everything || gap.ids.len() > limits::GAP_IDS_MAX;
-        if gap.everything {
-            gap.ids.clear();
-        }
-        if !self.gap_open.swap(true, Ordering::AcqRel) {
-            // The flag is durable before the application hears of its operation. Where even that
-            // fails nothing durable is possible any more; the flag in memory still holds.
-            if let Err(e) = set_gap_flag(file, true) {
-                tracing::error!(error = %e, "cannot make the gap durable");
-            }
-        }
-        drop(guard);
-        tracing::error!(%error, "an operation could not be recorded: files are in doubt");
-        self.observer.record_lost(error.to_string());
-    }
-
-    fn close_gap(&self) {
-        let mut guard = self.gap.lock();
-        if !self.gap_open.load(Ordering::Acquire) {
-            return;
-        }
-        let (gap, file) = &mut *guard;
-        let op = Op::Gap {
-            ids: gap.ids.clone(),
-            everything: gap.everything,
-        };
-        if self.append(&Draft::new(&Body::of(op), &[])).is_err() {
-            return;
-        }
-        *gap = Gap::default();
-        self.gap_open.store(false, Ordering::Release);
-        if let Err(error) = set_gap_flag(file, false) {
-            tracing::error!(%error, "cannot clear the durable gap flag: a mirror follows at the next start");
-        }
-        drop(guard);
-        self.observer.gap_recorded();
-    }
-
-    fn append_gap(&self, gap: Gap) {
-        let op = Op::Gap {
-            ids: gap.ids.clone(),
-            everything: gap.everything,
-        };
-        match self.append(&Draft::new(&Body::of(op), &[])) {
-            Ok(_) => self.observer.gap_recorded(),
-            Err(error) => self.open_gap(gap, &error),
-        }
-    }
-
-    /// Is there a gap that could not be recorded yet?
-    pub fn has_open_gap(&self) -> bool {
-        self.gap_open.load(Ordering::Acquire)
-    }
-
-    /// Tries to record an open gap; true when there is none (any more).
-    pub fn try_close_gap(&self) -> bool {
-        if self.has_open_gap() {
-            self.close_gap();
-        }
-        !self.has_open_gap()
-    }
-
     /// Appends a record of a job (mirror begin and end).
     ///
     /// # Errors
@@ -547,40 +496,4 @@ pub(super) fn joined(tree: &Tree, dir: BorrowedFd<'_>, name: &Name) -> Vec<u8> {
 pub(super) fn c_name(name: &Name) -> CString {
     // A name has no NUL: its constructor saw to that.
     CString::new(name.as_bytes()).unwrap_or_default()
-}
-
-const GAP_CLEAR: &[u8; 4] = b"none";
-const GAP_SET: &[u8; 4] = b"gap!";
-
-/// Opens the flag file with its four bytes allocated, so that setting it needs no space.
-fn open_gap_file(path: &Path) -> std::io::Result<(File, bool)> {
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
-    let bytes = std::fs::read(path)?;
-    let was_set = !bytes.is_empty() && bytes != GAP_CLEAR;
-    if bytes.is_empty() {
-        file.write_all(GAP_CLEAR)?;
-        file.sync_all()?;
-    }
-    Ok((file, was_set))
-}
-
-fn set_gap_flag(file: &File, set: bool) -> std::io::Result<()> {
-    let bytes = if set { GAP_SET } else { GAP_CLEAR };
-    sys::pwrite(file.as_fd(), bytes, 0)?;
-    sys::fdatasync(file.as_fd())
-}
-
-impl Capture {
-    /// Clears the durable flag: everything has been put in doubt, so nothing is missing any more.
-    ///
-    /// # Errors
-    /// When the flag file cannot be written.
-    pub fn clear_gap_flag(&self) -> std::io::Result<()> {
-        set_gap_flag(&self.gap.lock().1, false)
-    }
 }

@@ -28,6 +28,7 @@
 mod attributes;
 mod content;
 mod core;
+mod gap;
 mod image;
 mod namespace;
 mod order;

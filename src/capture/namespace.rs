@@ -291,6 +291,7 @@ impl Capture {
         if !stat.is_dir() {
             self.tree.members().note_linked(id);
         }
+        self.note_new(locked, id);
         self.record(locked, &body, &[], &[dir, id]);
         Ok(Created { id, stat })
     }

@@ -1,5 +1,6 @@
 //! One lock order over all inodes.
 
+use crate::activity::Underway;
 use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::types::FileId;
 
@@ -17,6 +18,8 @@ pub(super) struct Order {
 pub struct Locked<'a> {
     held: Vec<(usize, Guard<'a>)>,
     _dir_rename: Option<Guard<'a>>,
+    /// The operation in the activity log; none where nothing is changed.
+    pub(super) underway: Option<Underway<'a>>,
 }
 
 struct Guard<'a> {
@@ -79,6 +82,7 @@ impl Order {
         Locked {
             held: wanted.into_iter().map(take).collect(),
             _dir_rename,
+            underway: None,
         }
     }
 }

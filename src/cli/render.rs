@@ -208,6 +208,18 @@ fn set_text(set: &SetStatus, ink: Ink) -> String {
         duration_text(set.queue.oldest_seconds)
     );
     fact(&mut text, "queue", &queue);
+    let resync = &set.resync;
+    if resync.suspects > 0 {
+        let after_cut = format!(
+            "{} files named by the activity log; {} looked at, {} more found; {} sent again, {}",
+            resync.suspects,
+            resync.checked,
+            resync.found,
+            resync.resent_files,
+            bytes_text(resync.resent_bytes)
+        );
+        fact(&mut text, "power cut", &after_cut);
+    }
     if set.connections.is_empty() {
         let none = ink.yellow("none: changes are captured and go nowhere (mount with --target)");
         fact(&mut text, "targets", &none);

@@ -247,6 +247,8 @@ pub struct SetStatus {
     pub kernel: KernelStatus,
     /// What waits.
     pub queue: QueueStatus,
+    /// What was in doubt when it was mounted, and became of it.
+    pub resync: ResyncStatus,
     /// Its connections.
     pub connections: Vec<ConnectionStatus>,
     /// The state directory.
@@ -255,6 +257,23 @@ pub struct SetStatus {
     pub warnings: Vec<String>,
     /// What is wrong with the set itself, and what to do.
     pub error: Option<String>,
+}
+
+/// What was in doubt when a set was mounted: after a loss of power, or because nobody watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResyncStatus {
+    /// Files and directories that the activity log named: they had been changed, and the change may be
+    /// lost here.
+    pub suspects: u64,
+    /// Files looked at for changes of a time in which nobody watched.
+    pub checked: u64,
+    /// Of those, found to be changed.
+    pub found: u64,
+    /// Files and directories sent again since the mount, for whatever reason.
+    pub resent_files: u64,
+    /// Bytes of content sent again.
+    pub resent_bytes: u64,
 }
 
 /// A stream that a target receives.

@@ -17,6 +17,7 @@ mod detach;
 mod entry;
 mod events;
 mod report;
+mod settler;
 mod source;
 mod start;
 mod target;

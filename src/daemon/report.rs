@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use crate::control::status::{
     ConnectionStatus, DataState, KernelStatus, MirrorState, MirrorStatus, QueueStatus, Replication,
-    RootStatus, SetState, SetStatus, TargetState, Transmit,
+    ResyncStatus, RootStatus, SetState, SetStatus, TargetState, Transmit,
 };
 use crate::control::{CursorLine, QueueReport, SegmentLine};
 use crate::sender::{Link, SenderState};
@@ -58,6 +58,20 @@ impl Source {
                         .to_owned(),
                 );
             }
+        }
+        match self.capture.activity() {
+            Some(activity) => all.extend(activity.trouble().map(|why| {
+                format!(
+                    "what is changed cannot be noted in the activity log ({why}): a loss of power now can \
+                     leave differences that only a full mirror finds; make room or repair the disk of the \
+                     state directory"
+                )
+            })),
+            None => all.push(
+                "no activity log can be kept: a loss of power is followed by a full mirror; make room in \
+                 the state directory, unmount the set and mount it again"
+                    .to_owned(),
+            ),
         }
         let mishaps = self.watcher.mishaps.lock();
         if let Some(why) = &mishaps.given_up {
@@ -125,6 +139,13 @@ impl Source {
                 bytes: queue.bytes,
                 disk_bytes: queue.disk_bytes,
                 oldest_seconds: queue.oldest_seconds,
+            },
+            resync: ResyncStatus {
+                suspects: self.suspects,
+                checked: self.check.walked.load(Ordering::Relaxed),
+                found: self.check.in_doubt.load(Ordering::Relaxed),
+                resent_files: self.mirrored.imaged.load(Ordering::Relaxed),
+                resent_bytes: self.mirrored.bytes.load(Ordering::Relaxed),
             },
             connections,
             state_dir: self.options.state_dir.display().to_string(),

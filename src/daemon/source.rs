@@ -1,6 +1,6 @@
 //! The worker of a set: from options to a served mount, and its end.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -32,8 +32,8 @@ use super::answers::Answers;
 use super::claim::Claim;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
-use super::start::number_connections;
-use super::start::{self, Begun, Doubt};
+use super::settler::{self, Settler, sync_below};
+use super::start::{self, Begun, Doubt, nanoseconds, number_connections};
 
 /// How much earlier than it was noticed a lazy umount may have been.
 const DETACH_SLACK_NS: u64 = 1_000_000_000;
@@ -52,6 +52,8 @@ pub(super) struct Source {
     pub(super) watcher: Arc<Watcher>,
     pub(super) check: Arc<CheckProgress>,
     pub(super) mirrored: Arc<MirrorState>,
+    /// Files that the activity log named when this run began.
+    pub(super) suspects: u64,
     pub(super) warnings: Vec<String>,
     /// The process that supervises this one, as long as it lives.
     pub(super) supervisor_pid: Option<u32>,
@@ -119,19 +121,54 @@ pub(super) fn serve(
     let (to_mirror, inbox) = mpsc::channel();
     let watcher = Arc::new(Watcher::new(to_mirror.clone()));
     let counters = Arc::new(SetCounters::default());
+    let state_dir = &options.state_dir;
+    let unlooked_since = match &doubt {
+        Doubt::After(after) | Doubt::Marked { after, .. } => Some(*after),
+        Doubt::Nothing | Doubt::Everything => None,
+    };
+    let taken_over = live.is_taken_over();
+    let activity = settler::open_log(
+        state_dir,
+        covered.instance,
+        &tree,
+        taken_over,
+        unlooked_since,
+    );
+    let activity = activity.with_context(|| {
+        format!(
+            "cannot note in {} what is changed in {}",
+            state_dir.display(),
+            options.dir.display()
+        )
+    })?;
     let capture_options = capture::Options {
         atime: options.atime,
         gap_file: options.state_dir.join("gap"),
         counters: counters.clone(),
         live: live.clone(),
+        activity: activity.clone(),
     };
     let (capture, gap_was_set) =
         Capture::new(tree, journal.clone(), capture_options, watcher.clone())
             .with_context(|| format!("cannot use {}", options.state_dir.display()))?;
     let capture = Arc::new(capture);
 
+    let store = || start::store(&journal, &covered).context("cannot store the state");
+    let is_marked = matches!(doubt, Doubt::Marked { .. });
+    if is_marked {
+        // Before the first record of the new history, so that nobody takes that for one of the old.
+        store()?;
+    }
+    let suspects = match &doubt {
+        Doubt::Marked { ids, .. } => ids.len() as u64,
+        _ => 0,
+    };
     let after = begin_doubt(&capture, doubt, gap_was_set)?;
-    start::store(&journal, &covered).context("cannot store the state")?;
+    if is_marked {
+        journal.sync().context("cannot make the queue durable")?;
+    } else {
+        store()?;
+    }
     let place = Place::of(&options.dir, capture.tree().root());
     let kernel = match device {
         Some(device) => {
@@ -190,6 +227,7 @@ pub(super) fn serve(
         watcher,
         check: Arc::new(CheckProgress::default()),
         mirrored: mirror.state(),
+        suspects,
         warnings,
         supervisor_pid: line.as_ref().map(|_| std::os::unix::process::parent_id()),
         restarts,
@@ -203,6 +241,13 @@ pub(super) fn serve(
         watched_since,
         stop_check: stop.clone(),
         checker: start_check(&source, interval, stop)?,
+        settler: match activity {
+            Some(activity) => {
+                let settler = Settler::start(activity, capture.clone());
+                Some(settler.context("cannot start the thread that makes changes durable")?)
+            }
+            None => None,
+        },
     };
     connect(&source, &runtime, &numbers, place, &to_mirror)?;
     let service = control::Service::Set(options.set.clone());
@@ -271,6 +316,11 @@ fn begin_doubt(capture: &Capture, doubt: Doubt, gap_was_set: bool) -> anyhow::Re
             Ok(None)
         }
         Doubt::After(after) => Ok(Some(after)),
+        Doubt::Marked { ids, after } => {
+            capture.doubt(&ids, false);
+            capture.known_in_doubt(ids.into_iter().collect());
+            Ok(Some(after))
+        }
     }
 }
 
@@ -334,6 +384,7 @@ fn connect(
             instance: source.covered.instance,
             root: source.covered.root,
             history: source.covered.history,
+            forks: source.covered.forks.clone(),
             place: place.clone(),
             remap: source.options.remap_from()?,
             journal: source.journal.clone(),
@@ -391,6 +442,7 @@ struct Running {
     watched_since: Time,
     stop_check: Arc<AtomicBool>,
     checker: Option<JoinHandle<()>>,
+    settler: Option<Settler>,
 }
 
 impl Running {
@@ -409,6 +461,9 @@ impl Running {
             && checker.join().is_err()
         {
             tracing::error!("the check panicked");
+        }
+        if let Some(settler) = self.settler {
+            settler.stop();
         }
         mirror.stop();
         let stopping = std::mem::take(&mut *senders.lock());
@@ -457,16 +512,4 @@ impl Running {
         tracing::info!("ended cleanly");
         Ok(())
     }
-}
-
-/// Makes durable what was changed below: after a clean end nobody looks for what a loss of power took,
-/// and the targets have it.
-fn sync_below(capture: &Capture) -> std::io::Result<()> {
-    let flags = libc::O_RDONLY | libc::O_DIRECTORY;
-    let root = sys::openat(capture.tree().root(), c".", flags, 0)?;
-    sys::syncfs(root.as_fd())
-}
-
-fn nanoseconds(time: Time) -> u64 {
-    u64::try_from(time.secs).unwrap_or(0) * 1_000_000_000 + u64::from(time.nanos)
 }

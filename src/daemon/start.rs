@@ -7,11 +7,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::activity::{Covered, Mounts, Now, Verdict, assess};
+use crate::activity::{Covered, Mounts, Now, Survived, Verdict, assess, read_log};
 use crate::config::MountOptions;
 use crate::journal::{self, Journal};
 use crate::sys;
-use crate::types::{FileId, History, Seq, Time};
+use crate::types::{FileId, Fork, History, Seq, Time};
+
+use super::settler::log_dir;
 
 /// The fact that holds [`Covered`].
 const FACT_COVERED: &str = "covered";
@@ -30,7 +32,7 @@ pub(super) struct Begun {
 }
 
 /// What is in doubt at the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Doubt {
     /// Nothing: the targets are new to this history anyway.
     Nothing,
@@ -38,7 +40,19 @@ pub(super) enum Doubt {
     After(Time),
     /// Everything.
     Everything,
+    /// After a loss of power: what the activity log names, what was made in it, and what was changed
+    /// while nobody watched.
+    Marked {
+        /// What it names.
+        ids: Vec<FileId>,
+        /// Whatever else is in doubt has a later `ctime`.
+        after: Time,
+    },
 }
+
+/// How many histories are remembered that ended in a loss of power. A target that stands in an older
+/// one is mirrored in full.
+const FORKS_MAX: usize = 16;
 
 pub(super) fn time_of(ns: u64) -> Time {
     let secs = i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX);
@@ -46,6 +60,11 @@ pub(super) fn time_of(ns: u64) -> Time {
         secs,
         nanos: u32::try_from(ns % 1_000_000_000).unwrap_or(0),
     }
+}
+
+/// The other way; 0 before 1970.
+pub(super) fn nanoseconds(time: Time) -> u64 {
+    u64::try_from(time.secs).unwrap_or(0) * 1_000_000_000 + u64::from(time.nanos)
 }
 
 fn last_record_ns(journal: &Arc<Journal>) -> Option<u64> {
@@ -99,23 +118,47 @@ pub(super) fn begin(
         end: journal.end(),
         records_lost: recovery.records_lost,
     };
-    let verdict = assess(last.as_ref(), &now);
+    let mut verdict = assess(last.as_ref(), &now);
+    let survived = match &last {
+        Some(last) => read_log(&log_dir(&options.state_dir), last.instance),
+        None => Survived::Nothing,
+    };
+    if last.is_some() && survived == Survived::Nothing {
+        // Restored from a backup perhaps: it must not be taken for the state of the last run.
+        tracing::warn!("the state is not as the last run left it");
+        verdict = Verdict::NewHistory;
+    }
     tracing::info!(?verdict, ?recovery, "looked at how the last run ended");
     let fresh = || -> anyhow::Result<u128> { sys::random_u128().context("no random numbers") };
     let keeps = matches!(verdict, Verdict::DoubtAfter(_) | Verdict::DoubtAll);
+    let cut = last.as_ref().filter(|_| verdict == Verdict::PowerCut);
+    let marked = cut.and_then(|last| marked(survived, last));
+    let mut forks = match &last {
+        Some(last) if keeps || marked.is_some() => last.forks.clone(),
+        _ => Vec::new(),
+    };
+    if let (Some(last), true) = (&last, marked.is_some()) {
+        forks.push(Fork {
+            history: last.history,
+            end: journal.end(),
+        });
+        let excess = forks.len().saturating_sub(FORKS_MAX);
+        forks.drain(..excess);
+    }
     let instance = last.as_ref().map_or_else(fresh, |last| Ok(last.instance))?;
     let history = match last.as_ref().filter(|_| keeps) {
         Some(last) => last.history,
         None => History(fresh()?),
     };
-    if !keeps && journal.end() > Seq::ZERO {
+    if !keeps && marked.is_none() && journal.end() > Seq::ZERO {
         // Their numbers must not be met again under another history's name, nor their records.
         journal
             .reset(journal.end())
             .context("cannot empty the queue of a void history")?;
     }
     let doubt = match verdict {
-        Verdict::Unknown | Verdict::NewHistory => Doubt::Nothing,
+        Verdict::PowerCut if marked.is_some() => marked.unwrap_or(Doubt::Nothing),
+        Verdict::Unknown | Verdict::NewHistory | Verdict::PowerCut => Doubt::Nothing,
         Verdict::DoubtAfter(ns) => Doubt::After(time_of(ns)),
         Verdict::DoubtAll => Doubt::Everything,
     };
@@ -129,12 +172,32 @@ pub(super) fn begin(
         began_ns: sys::realtime_ns(),
         bypassed,
         clean: None,
+        forks,
     };
     Ok(Begun {
         journal,
         covered,
         doubt,
         incarnation: fresh()? as u64 | 1,
+    })
+}
+
+/// What is in doubt after a run that ended in a loss of power; `None`: everything.
+fn marked(survived: Survived, last: &Covered) -> Option<Doubt> {
+    let Survived::Marks(marks) = survived else {
+        return None;
+    };
+    // What was made in a marked directory, and what was changed after the end; a known way beside the
+    // mount was there all the time.
+    let after = match last.bypassed {
+        true => marks.since_ns.min(last.began_ns),
+        false => marks.since_ns,
+    };
+    let after = after.saturating_sub(1);
+    tracing::info!(marks = marks.ids.len(), "the activity log was kept");
+    Some(Doubt::Marked {
+        ids: marks.ids,
+        after: time_of(after),
     })
 }
 

@@ -29,6 +29,7 @@ pub fn check(capture: &Capture, uncovered: Uncovered, progress: &CheckProgress, 
         .tree()
         .stat(root)
         .is_ok_and(|stat| uncovered.covers(stat.ctime))
+        && !capture.is_in_doubt(root)
     {
         suspects.push(root);
     }
@@ -106,7 +107,7 @@ fn check_dir(
             if stat.is_dir() {
                 dirs.push(id);
             }
-            if uncovered.covers(stat.ctime) {
+            if uncovered.covers(stat.ctime) && !capture.is_in_doubt(id) {
                 progress.in_doubt.fetch_add(1, Ordering::Relaxed);
                 suspects.push(id);
             }

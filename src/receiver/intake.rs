@@ -56,7 +56,7 @@ impl Intake {
         remap: Option<Remap>,
         ending: watch::Receiver<Ending>,
     ) -> Intake {
-        let jump_due = start.jump;
+        let jump_due = start.jump || start.fork.is_some();
         Intake {
             stream,
             start,
@@ -166,10 +166,11 @@ impl Intake {
         Ok(())
     }
 
-    /// Sets the position anew before the first frame, which must begin a full mirror.
+    /// Sets the position anew before the first frame, which must begin a full mirror, or go on from the
+    /// history that the replica stands in.
     fn jump(&mut self, frame: &Frame) -> Result<(), Error> {
+        let is_fork = self.start.fork.is_some();
         let begins = frame.header().kind == Kind::MirrorBegin
-            && frame.header().prev_seq == self.start.after
             && matches!(
                 frame.body().map(|body| body.op),
                 Ok(Op::MirrorBegin {
@@ -177,7 +178,7 @@ impl Intake {
                     ..
                 })
             );
-        if !begins {
+        if frame.header().prev_seq != self.start.after || !begins && !is_fork {
             return Err(Error::refuse(
                 RefuseCode::Position,
                 "a jump must begin with a full mirror",
@@ -190,6 +191,7 @@ impl Intake {
         info!(stream = self.stream.number, ?position, "position set anew");
         let anew = Anew {
             position,
+            is_fork,
             remap: self.remap.clone(),
         };
         self.stream.post(|board| board.jump = Jump::Asked(anew));

@@ -12,7 +12,7 @@ use crate::codec::Frame;
 use crate::journal::Reader;
 use crate::sync;
 use crate::sys;
-use crate::types::{Position, Remap, Seq, limits};
+use crate::types::{Seq, limits};
 use crate::wire::{DataState, MirrorProgress};
 
 use super::error::Error;
@@ -387,9 +387,10 @@ impl Replay {
 
     /// Sets the position anew. A failure leaves the stream without a position, so that the source
     /// jumps again.
-    fn jump(&mut self, Anew { position, remap }: Anew) {
+    fn jump(&mut self, anew: Anew) {
         self.settle_saver();
-        let outcome = self.jump_to(position, remap);
+        let position = anew.position;
+        let outcome = self.jump_to(anew);
         if let Err(e) = &outcome {
             warn!(stream = self.stream.number, error = %e, "position cannot be set anew");
         }
@@ -417,7 +418,12 @@ impl Replay {
         });
     }
 
-    fn jump_to(&mut self, position: Position, remap: Option<Remap>) -> Result<(), Error> {
+    fn jump_to(&mut self, anew: Anew) -> Result<(), Error> {
+        let Anew {
+            position,
+            is_fork,
+            remap,
+        } = anew;
         let stream = self.stream.number;
         let journal_failed = |source| Error::Journal { stream, source };
         self.reader = None;
@@ -435,7 +441,10 @@ impl Replay {
         self.applier.set_remap(remap);
         let journal = &self.stream.journal;
         journal.reset(position.seq).map_err(journal_failed)?;
-        let reset = self.applier.reset_to(position);
+        let reset = match is_fork {
+            true => self.applier.continue_in(position),
+            false => self.applier.reset_to(position),
+        };
         reset.map_err(|source| Error::Applier { source })?;
         journal
             .register(CURSOR, position.seq)

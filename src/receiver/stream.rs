@@ -57,10 +57,12 @@ pub(super) enum Gate {
     Open,
 }
 
-/// What a full mirror begins with.
+/// What a full mirror, or a history that goes on from another, begins with.
 #[derive(Debug, Clone)]
 pub(super) struct Anew {
     pub(super) position: Position,
+    /// The replica stands at this position, or a little beyond, which the next records put right.
+    pub(super) is_fork: bool,
     /// How absolute links into the set are made from there on.
     pub(super) remap: Option<Remap>,
 }

@@ -10,14 +10,17 @@ use tracing::info;
 
 use crate::sys;
 use crate::types::Remap;
-use crate::wire::{Hello, PROTOCOL, RefuseCode, Start, Welcome};
+use crate::wire::{DataState, Hello, PROTOCOL, RefuseCode, Start, Welcome};
 
 use super::error::{Error, state as failed};
 use super::registry::{self, StreamRecord};
 use super::replay;
 use super::site::{self, Ask, Missing};
-use super::stream::{Gate, Places, Stream, open_journal};
+use super::stream::{Board, Gate, Places, Stream, open_journal};
 use super::target::Shared;
+
+/// How long the applier may take for what has come, before the source is told to come again.
+const REST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The stream that `hello` speaks for: a known one, or a new one. Blocks.
 pub(super) fn admit(shared: &Shared, hello: &Hello) -> Result<Arc<Stream>, Error> {
@@ -97,6 +100,24 @@ fn await_open(stream: &Stream, patience: Duration) -> Result<(), Error> {
     Err(Error::refuse(RefuseCode::NotReady, text))
 }
 
+/// Waits until everything received is applied, where `is_needed`: the source is in another history,
+/// which may go on from where the replica then stands. Blocks.
+fn await_rest(stream: &Stream, is_needed: impl Fn(&Board) -> bool) -> Result<(), Error> {
+    let patience = u64::try_from(REST_PATIENCE.as_nanos()).unwrap_or(0);
+    let until = sys::monotonic_ns() + patience;
+    let mut board = stream.board();
+    while is_needed(&board) && board.applied < board.received {
+        if board.ended || sys::monotonic_ns() >= until {
+            let text = board.apply_error.clone().unwrap_or_else(|| {
+                "the target still applies what came before the source's loss of power".into()
+            });
+            return Err(Error::refuse(RefuseCode::NotReady, text));
+        }
+        stream.wait_until(&mut board, until);
+    }
+    Ok(())
+}
+
 /// How `hello` wants absolute links to be made, in this replica.
 fn remap_asked(hello: &Hello, replica: &Path) -> Result<Option<Remap>, Error> {
     if hello.remap.is_empty() {
@@ -120,6 +141,8 @@ fn remap_asked(hello: &Hello, replica: &Path) -> Result<Option<Remap>, Error> {
 pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error> {
     await_open(stream, replay::OPEN_PATIENCE)?;
     stream.settle_received()?;
+    let is_other = |board: &Board| board.history.is_some_and(|ours| ours != hello.history);
+    await_rest(stream, is_other)?;
     let record = stream.record();
     let replica = stream.places.root.join(&record.path);
     let remap = remap_asked(hello, &replica)?;
@@ -128,9 +151,15 @@ pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error>
         info!(stream = stream.number, ?remap, before = ?record.remap, "links are to be made otherwise");
     }
     let board = stream.board();
+    // No other history leads on from a replica whose mirror has not begun.
+    let is_whole = !matches!(
+        board.data,
+        DataState::MirrorRequired | DataState::Recovering
+    );
+    let is_a_position = is_as_before && (is_whole || !is_other(&board));
     Ok(Welcome {
         protocol: PROTOCOL,
-        history: board.history.filter(|_| is_as_before),
+        history: board.history.filter(|_| is_a_position),
         received: board.received,
         applied: board.applied,
         durable: board.durable,
@@ -158,7 +187,12 @@ pub(super) fn begin(
         ));
     }
     let continues = welcome.history == Some(start.history) && start.after == welcome.received;
-    if !start.jump && !continues {
+    // A position said with another history than the source's is one where the replica stands still.
+    let forks = start.fork.is_some()
+        && start.fork == welcome.history
+        && start.fork != Some(start.history)
+        && start.after <= welcome.received;
+    if !start.jump && !continues && !forks {
         return Err(Error::refuse(
             RefuseCode::Position,
             format!(
@@ -170,7 +204,7 @@ pub(super) fn begin(
             ),
         ));
     }
-    let gate = match start.jump {
+    let gate = match start.jump || forks {
         // Nothing is wanted before the mirror's beginning is applied.
         true => Gate::After(hello.end.max(start.after.next())),
         false => Gate::After(hello.end),
@@ -178,7 +212,7 @@ pub(super) fn begin(
     Ok(stream.post(|board| {
         board.session += 1;
         board.gate = gate;
-        board.speaks = !start.jump;
+        board.speaks = !start.jump && !forks;
         board.wants.clear();
         board.done = None;
         board.intake_error = None;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::journal::Journal;
-use crate::types::{FileId, History, Seq, SetName};
+use crate::types::{FileId, Fork, History, Seq, SetName};
 use crate::wire::{Place, TargetAddr};
 
 /// What a sender tells the set that it belongs to. Implemented by the daemon.
@@ -45,6 +45,8 @@ pub struct SenderOptions {
     pub root: FileId,
     /// The journal's line of positions.
     pub history: History,
+    /// The lines that it goes on from.
+    pub forks: Vec<Fork>,
     /// Where the protected directory is; `None` gives up the target's check for loops.
     pub place: Option<Place>,
     /// Absolute paths of the set, where links that lead there are remapped.

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::journal;
 use crate::journal::Reader;
 use crate::sys;
-use crate::types::{Kind, Seq, limits};
+use crate::types::{Fork, Kind, Seq, limits};
 use crate::wire::{Message, Packer, Start, Welcome, write_message};
 
 use super::connect::{Greeted, greet};
@@ -124,7 +124,11 @@ pub(super) fn resume(shared: &Shared) {
     let options = &shared.options;
     let (journal, cursor) = (&options.journal, options.cursor());
     let met = journal.get(&options.met_fact()).ok().flatten();
-    let met = met.is_some_and(|fact| fact == options.history.0.to_le_bytes());
+    let histories = options.forks.iter().map(|fork| fork.history);
+    let met = met.is_some_and(|fact| {
+        let mut known = histories.chain([options.history]);
+        known.any(|history| fact == history.0.to_le_bytes())
+    });
     let durable = match journal.cursor(&cursor) {
         Some(seq) => seq,
         None => {
@@ -174,7 +178,7 @@ fn one_session(
     shared.wrote(wrote.map_err(|source| Error::Wire { endpoint, source })?);
     *jump_required = false;
     remember_met(shared);
-    shared.begin_session(&welcome, start.after, frames.bytes(), start.jump);
+    shared.begin_session(&welcome, &start, frames.bytes());
     info!(set = %options.set, id = options.id, after = %start.after, jump = start.jump, "session");
     reader.set_patience(SILENCE_MAX);
     let (batches, ready) = mpsc::channel(BATCHES_READY);
@@ -200,16 +204,25 @@ fn choose_start(shared: &Shared, welcome: &Welcome, required: bool) -> Result<St
     let (journal, cursor) = (&options.journal, options.cursor());
     let before_first = Seq(journal.first().0.saturating_sub(1));
     let received = welcome.received;
-    let known = welcome.history == Some(options.history)
-        && before_first <= received
-        && received <= journal.end();
-    if known && !required {
-        let durable = welcome.durable.max(before_first);
+    let is_ours = welcome.history == Some(options.history);
+    let after = match welcome.history {
+        Some(_) if is_ours => Some(received),
+        Some(theirs) => Fork::common(&options.forks, theirs, received),
+        None => None,
+    };
+    let after = after.filter(|after| before_first <= *after && *after <= journal.end());
+    if let (Some(after), false) = (after, required) {
+        let durable = welcome.durable.min(after).max(before_first);
         journal.register(&cursor, durable).map_err(journal_failed)?;
+        let fork = welcome.history.filter(|_| !is_ours);
+        if let Some(theirs) = fork {
+            info!(set = %options.set, id = options.id, %theirs, %received, %after, "goes on from a history that ended");
+        }
         return Ok(Start {
             history: options.history,
-            after: received,
+            after,
             jump: false,
+            fork,
         });
     }
     // Held back before it is written, so that nobody trims it in between.
@@ -227,6 +240,7 @@ fn choose_start(shared: &Shared, welcome: &Welcome, required: bool) -> Result<St
         history: options.history,
         after,
         jump: true,
+        fork: None,
     })
 }
 

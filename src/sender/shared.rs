@@ -9,7 +9,7 @@ use crate::stats::{Lag, Lags, OpCounters};
 use crate::sync::{Condvar, Mutex, Rank};
 use crate::sys;
 use crate::types::{Marks, Seq, Time};
-use crate::wire::{Ack, DataState, MirrorProgress, TargetState, Welcome};
+use crate::wire::{Ack, DataState, MirrorProgress, Start, TargetState, Welcome};
 
 use super::error::Error;
 use super::events::SenderOptions;
@@ -143,8 +143,11 @@ impl Shared {
         }
     }
 
-    /// A session begins after `after`, whose bytes on the journal's scale are `bytes`.
-    pub(super) fn begin_session(&self, welcome: &Welcome, after: Seq, bytes: u64, jump: bool) {
+    /// A session begins at `start`, whose bytes on the journal's scale are `bytes`.
+    pub(super) fn begin_session(&self, welcome: &Welcome, start: &Start, bytes: u64) {
+        let after = start.after;
+        // The target's own marks are of another line, or of none.
+        let anew = start.jump || start.fork.is_some();
         let mut inner = self.inner.lock();
         inner.link = Link::Connected;
         inner.connected_since = Some(sys::now());
@@ -153,12 +156,12 @@ impl Shared {
         inner.target_state = welcome.state;
         inner.error = None;
         inner.marks = Marks {
-            sent: after.max(if jump { after } else { inner.marks.sent }),
+            sent: after.max(if anew { after } else { inner.marks.sent }),
             received: after,
-            applied: if jump { after } else { welcome.applied },
-            durable: if jump { after } else { welcome.durable },
+            applied: if anew { after } else { welcome.applied },
+            durable: if anew { after } else { welcome.durable },
         };
-        if jump || welcome.mirror.is_some() {
+        if start.jump || welcome.mirror.is_some() {
             inner.data = DataState::Mirroring;
         }
         inner.handed_bytes = bytes;

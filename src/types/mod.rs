@@ -22,5 +22,5 @@ pub use name::{Name, NameError, SetName};
 pub use op::{
     Body, Caller, Dentry, Entry, Kind, Op, RenameMode, Replaced, RequestId, Scope, Xattr,
 };
-pub use position::{History, Marks, Position, Seq};
+pub use position::{Fork, History, Marks, Position, Seq};
 pub use remap::{LINK_XATTR, REMAP_BYTES_MAX, Remap};

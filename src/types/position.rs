@@ -45,6 +45,25 @@ impl fmt::Debug for History {
     }
 }
 
+/// Where a history ended in a loss of power: its records up to here are also those of the one that
+/// follows; what it had beyond is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The history that ended.
+    pub history: History,
+    /// The last record that survived.
+    pub end: Seq,
+}
+
+impl Fork {
+    /// Up to where a position of `history` is one of the histories that `forks` lead to, too, oldest
+    /// first; `None`: they do not come from it.
+    pub fn common(forks: &[Fork], history: History, seq: Seq) -> Option<Seq> {
+        let fork = forks.iter().find(|fork| fork.history == history)?;
+        Some(seq.min(fork.end))
+    }
+}
+
 /// A point in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {

@@ -122,6 +122,11 @@ pub struct Start {
     pub after: Seq,
     /// The target's position is set anew; the first record is the beginning of a full mirror.
     pub jump: bool,
+    /// The history that the target stands in, which ended in a loss of power: `history` has the same
+    /// records up to `after`. What the replica shows beyond is put in doubt by the first record of
+    /// `history` that the old one has not.
+    #[serde(default)]
+    pub fork: Option<History>,
 }
 
 /// What the applier of a target does.

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,10 +16,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::support::{
-    Fixture, Image, has_programs, is_ready, plant_source_tree, power_cuts, seed, until,
+    Fixture, Image, has_programs, is_ready, plant_source_tree, power_bytes, power_cuts, program,
+    random_bytes, seed, until,
 };
 use crate::takeover::load_all;
 
+/// Beside what nobody changes.
 const IMAGE_MIB: u64 = 1024;
 
 /// An image that can be cut; `None`, said loudly, where this host cannot.
@@ -27,7 +29,7 @@ fn disk(test: &str, kind: &str) -> Option<Image> {
     if !is_ready(test) || !has_programs(test, &["xfs_io"]) {
         return None;
     }
-    Image::new(test, kind, IMAGE_MIB)
+    Image::new(test, kind, IMAGE_MIB + (power_bytes() >> 20) * 5 / 4)
 }
 
 /// Not a synchronisation: the moment of a cut is to be a random one.
@@ -136,7 +138,8 @@ struct Programs {
 }
 
 impl Programs {
-    fn start(dir: &Path) -> Programs {
+    /// In a directory of their own, and one with [`plant_old`] files.
+    fn start(dir: &Path, old: &Path) -> Programs {
         let mut programs = Programs {
             dir: dir.to_path_buf(),
             acknowledged: Vec::new(),
@@ -158,6 +161,8 @@ impl Programs {
         let own = dir.join("careless");
         std::fs::create_dir_all(&own).expect("mkdir");
         programs.run(move |number| step_careless(&own, number));
+        let old = old.to_path_buf();
+        programs.run(move |number| step_old(&old, number));
         programs
     }
 
@@ -310,6 +315,52 @@ fn step_careless(dir: &Path, number: u64) -> io::Result<()> {
     }
 }
 
+const OLD_FILES: u64 = 40;
+const OLD_BYTES: u64 = 100_000;
+
+/// Files in two directories that are there before the activity log is.
+fn plant_old(dir: &Path, seed: u64) {
+    for part in ["a", "b"] {
+        std::fs::create_dir_all(dir.join(part)).expect("mkdir");
+    }
+    for number in 0..OLD_FILES {
+        let content = random_bytes(seed ^ number, OLD_BYTES as usize);
+        std::fs::write(dir.join(format!("a/{number}")), content).expect("write");
+    }
+}
+
+/// Changes of every kind to old files, that nobody makes durable: in place, so that nothing on the disk
+/// tells of them when their inode is lost.
+fn step_old(dir: &Path, number: u64) -> io::Result<()> {
+    let mut random = StdRng::seed_from_u64(number);
+    let places =
+        ["a", "b"].map(|part| dir.join(format!("{part}/{}", random.random_range(0..OLD_FILES))));
+    let [one, other] = &places;
+    let path = if one.exists() { one } else { other };
+    let done = match random.random_range(0..8) {
+        0 => std::fs::rename(path, if path == one { other } else { one }),
+        1 => std::fs::set_permissions(
+            path,
+            PermissionsExt::from_mode(0o600 | (number as u32 % 64)),
+        ),
+        2 => std::fs::remove_file(path).and_then(|()| std::fs::write(path, record(number))),
+        3 => {
+            let opened = OpenOptions::new().write(true).open(path);
+            opened.and_then(|file| file.set_len(random.random_range(OLD_BYTES / 2..OLD_BYTES)))
+        }
+        _ => {
+            let opened = OpenOptions::new().write(true).open(path);
+            opened.and_then(|file| {
+                file.write_all_at(&record(number), random.random_range(0..OLD_BYTES))
+            })
+        }
+    };
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
 fn source_cut(test: &str, kind: &str) {
     let Some(image) = disk(test, kind) else {
         return;
@@ -318,14 +369,26 @@ fn source_cut(test: &str, kind: &str) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut fixture = Fixture::apart(test, Some(image.path()), None);
     plant_source_tree(&fixture.path("tree"), seed, 300);
+    let ballast = power_bytes();
+    plant_ballast(&fixture.path("ballast"), seed, ballast);
+    let old = fixture.path("old");
+    plant_old(&old, seed);
     fixture.start();
     let mut all: Vec<Programs> = Vec::new();
+    let (mut cuts, mut resent) = (0, 0);
+    // Made durable below, as the first time is when it is mounted.
+    until("the activity log to be small", || epochs(&fixture) == 1);
     for round in 0..power_cuts() {
         let history = fixture.find_stream().map(|stream| stream.history());
-        let mut programs = Programs::start(&fixture.path(format!("round-{round}")));
+        let mut programs = Programs::start(&fixture.path(format!("round-{round}")), &old);
         until("every program to work", || {
             programs.counts().iter().all(|&count| count > 3)
         });
+        // The target is behind, with a queue that it is still to get, or ahead of what survives.
+        if random.random_bool(0.3) {
+            some_time(&mut random, 200);
+            fixture.proxy.cut();
+        }
         some_time(&mut random, 500);
         programs.before_cut = programs.counts();
         image.cut();
@@ -334,18 +397,60 @@ fn source_cut(test: &str, kind: &str) {
         programs.end();
         image.come_back();
         fixture.mount();
+        fixture.proxy.mend();
+        // They get inode numbers of files that were lost, while the target has those.
+        let again = fixture.path(format!("again-{round}"));
+        std::fs::create_dir(&again).expect("mkdir");
+        for number in 0..100 {
+            std::fs::write(again.join(number.to_string()), record(number)).expect("write");
+        }
+        let suspects = fixture.set().resync().suspects;
+        assert!(suspects > 0, "the activity log was not believed");
+        cuts += 1;
+        while random.random_bool(0.4) {
+            some_time(&mut random, 300);
+            image.cut();
+            fixture.lose_source();
+            image.come_back();
+            fixture.mount();
+            cuts += 1;
+        }
         let counts = programs.before_cut.clone();
         all.push(programs);
         all.iter().for_each(Programs::check);
         let report = fixture.assert_equal();
         let now = fixture.find_stream().map(|stream| stream.history());
         assert_ne!(now, history, "the queue was believed");
-        let mirrored = fixture.connection().mirror_bytes();
+        let resync = fixture.set().resync();
+        resent += resync.resent_bytes;
+        assert!(
+            resync.resent_bytes < ballast / 20,
+            "cut {round}: sent again {resync:?}, of {ballast} bytes and more"
+        );
         eprintln!(
-            "{test}: cut {round}, acknowledged {counts:?}, mirrored {mirrored} bytes of all; {report}"
+            "{test}: cut {round}, acknowledged {counts:?}, {suspects} suspects, last {resync:?}; {report}"
         );
     }
-    fixture.finish();
+    let report = fixture.finish();
+    eprintln!("{test}: {cuts} cuts, sent again {resent} bytes in all; {report}");
+}
+
+/// Files of the activity log.
+fn epochs(fixture: &Fixture) -> usize {
+    let dir = fixture.state_dir().join("activity");
+    std::fs::read_dir(dir)
+        .expect("list the activity log")
+        .count()
+}
+
+/// Files that nobody changes, so many bytes.
+fn plant_ballast(dir: &Path, seed: u64, bytes: u64) {
+    const FILE_BYTES: usize = 4 << 20;
+    std::fs::create_dir(dir).expect("mkdir");
+    for number in 0..bytes / FILE_BYTES as u64 {
+        let content = random_bytes(seed + number, FILE_BYTES);
+        std::fs::write(dir.join(number.to_string()), content).expect("write");
+    }
 }
 
 #[test]
@@ -382,4 +487,72 @@ fn power_lost_after_a_clean_end_takes_nothing_that_the_target_has() {
         check_create(&fixture.path(""), 50).expect("what was there at the umount");
         fixture.finish();
     }
+}
+
+/// What was changed since the backup is in no log of its own.
+#[test]
+fn a_state_directory_that_is_lost_or_restored_is_not_believed() {
+    let test = "a_state_directory_that_is_lost_or_restored_is_not_believed";
+    if !is_ready(test) {
+        return;
+    }
+    for (is_restored, is_cut) in [(true, true), (true, false), (false, true)] {
+        let fixture = Fixture::started(test);
+        std::fs::write(fixture.path("before"), "1").expect("write");
+        fixture.caught_up();
+        let (state, copy) = (fixture.state_dir(), fixture.path("../state-copy"));
+        if !is_cut {
+            fixture.umount();
+        }
+        program("cp").arg("-a").arg(state).arg(&copy).succeed();
+        if !is_cut {
+            fixture.mount();
+        }
+        std::fs::write(fixture.path("before"), "2").expect("write");
+        std::fs::write(fixture.path("after"), "3").expect("write");
+        fixture.caught_up();
+        let history = fixture.set().history();
+        fixture.lose_source();
+        // The disk did not keep what came after the backup either.
+        std::fs::write(fixture.path("before"), "1").expect("write below");
+        std::fs::remove_file(fixture.path("after")).expect("remove below");
+        std::fs::remove_dir_all(fixture.state_dir()).expect("lose the state");
+        if is_restored {
+            program("cp")
+                .arg("-a")
+                .arg(&copy)
+                .arg(fixture.state_dir())
+                .succeed();
+            if is_cut {
+                pretend_another_boot(&fixture);
+            }
+        }
+        std::fs::remove_dir_all(&copy).expect("remove the copy");
+        fixture.mount();
+        let report = fixture.assert_equal();
+        assert_ne!(fixture.set().history(), history);
+        assert_eq!(
+            fixture.set().resync().suspects,
+            0,
+            "a copied log was believed"
+        );
+        eprintln!("{test}: restored: {is_restored}, of a run: {is_cut}; {report}");
+        fixture.finish();
+    }
+}
+
+/// The fact that tells of the last run names another boot.
+fn pretend_another_boot(fixture: &Fixture) {
+    let path = fixture.state_dir().join("queue/facts/covered");
+    let bytes = std::fs::read(&path).expect("read the fact");
+    let own = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read the boot id");
+    let own = own.trim().as_bytes();
+    let at = bytes[8..]
+        .windows(own.len())
+        .position(|window| window == own);
+    let mut bytes = bytes;
+    bytes[8 + at.expect("the boot's id")] ^= 1;
+    let crc = crc32c::crc32c(&bytes[8..]);
+    bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, bytes).expect("write the fact");
 }

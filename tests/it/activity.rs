@@ -23,6 +23,7 @@ fn covered(clean: bool) -> Covered {
             ended_ns: ENDED,
             end: Seq(40),
         }),
+        forks: Vec::new(),
     }
 }
 
@@ -70,7 +71,7 @@ fn row_d_after_a_crash_on_the_same_boot_the_history_goes_on() {
 #[test]
 fn row_e_after_a_crash_of_the_host_a_new_history_begins() {
     let verdict = assess(Some(&covered(false)), &now("boot-2", ENDED, Some(CTIME)));
-    assert_eq!(verdict, Verdict::NewHistory);
+    assert_eq!(verdict, Verdict::PowerCut);
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn row_e_after_a_crash_on_another_mount_of_data_or_queue_a_new_history_begins() 
         let mut elsewhere = now("boot-1", ENDED, Some(CTIME));
         elsewhere.mounts = Mounts { data, queue };
         let verdict = assess(Some(&covered(false)), &elsewhere);
-        assert_eq!(verdict, Verdict::NewHistory);
+        assert_eq!(verdict, Verdict::PowerCut);
         // A clean end leaves nothing in a page cache.
         let verdict = assess(Some(&covered(true)), &elsewhere);
         assert_eq!(verdict, Verdict::DoubtAfter(CTIME));

@@ -55,6 +55,7 @@ fn bed(label: &str, journal_options: journal::Options) -> Bed {
         gap_file: scratch.path().join("gap"),
         counters: Arc::new(SetCounters::default()),
         live: doppelfs::live::Live::none(),
+        activity: None,
     };
     let (capture, was_set) = Capture::new(tree, journal.clone(), options, heard.clone()).unwrap();
     assert!(!was_set);

@@ -267,6 +267,7 @@ impl Source {
             instance: 77,
             root: ROOT,
             history: self.history,
+            forks: Vec::new(),
             place: None,
             remap: Vec::new(),
             journal: Arc::clone(&self.journal),

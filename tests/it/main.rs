@@ -7,6 +7,7 @@
 )]
 
 mod activity;
+mod activity_log;
 mod applier_cuts;
 mod applier_kills;
 mod applier_mirror;

@@ -116,6 +116,7 @@ fn start(after: u64, jump: bool) -> Message {
         history: History(5),
         after: Seq(after),
         jump,
+        fork: None,
     })
 }
 
@@ -307,6 +308,7 @@ fn a_start_elsewhere_is_refused() {
                 history: History(history),
                 after: Seq(after),
                 jump: false,
+                fork: None,
             }))
             .await;
             let (code, text) = raw.refusal().await;

@@ -65,6 +65,7 @@ fn every_message() -> Vec<Message> {
             history: History(7),
             after: Seq(9),
             jump: true,
+            fork: Some(History(5)),
         }),
         Message::Batch(Packer::new().pack(b"").bytes[5..].to_vec()),
         Message::Ack(Ack {

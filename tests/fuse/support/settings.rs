@@ -36,6 +36,11 @@ pub(crate) fn power_cuts() -> u64 {
     number("DOPPELFS_POWER_CUTS", 3)
 }
 
+/// How many bytes a host that loses its power has that nobody changes.
+pub(crate) fn power_bytes() -> u64 {
+    number("DOPPELFS_POWER_BYTES", 256 << 20)
+}
+
 /// How many files one directory gets.
 pub(crate) fn files_max() -> u64 {
     number("DOPPELFS_FILES_MAX", 100_000)

@@ -50,6 +50,17 @@ impl SetView {
         number(&self.0, &format!("/kernel/{what}"))
     }
 
+    /// Whose positions they are.
+    pub(crate) fn history(&self) -> String {
+        text(&self.0, "/history")
+    }
+
+    /// What was in doubt when it was mounted.
+    pub(crate) fn resync(&self) -> doppelfs::control::status::ResyncStatus {
+        let told = self.0.get("resync").cloned().unwrap_or_default();
+        serde_json::from_value(told).expect("the resync of a set")
+    }
+
     pub(crate) fn queue_ops(&self) -> u64 {
         number(&self.0, "/queue/ops")
     }

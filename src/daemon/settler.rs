@@ -1,0 +1,150 @@
+//! The thread that makes durable below what was captured, so that a loss of power leaves few files in
+//! doubt.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::activity::{Activity, Past};
+use crate::capture::Capture;
+use crate::passthrough::Tree;
+use crate::sync;
+use crate::sys;
+use crate::types::Time;
+
+use super::start::nanoseconds;
+
+/// Between two times, at most: what was changed in two of these may be compared after a loss of power.
+const INTERVAL_NS: u64 = 15_000_000_000;
+/// How often the clock is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a mount waits for what was changed before it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where the log is.
+pub(super) fn log_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("activity")
+}
+
+/// Opens the log of a set before anything of it is served. `takes_over`: the set was served until now.
+/// `unlooked_since`: changes from then on are still to be looked for.
+///
+/// `None`: it cannot be kept, and is taken away; a loss of power puts everything in doubt.
+///
+/// # Errors
+/// When the log cannot be kept and not be taken away either, or at the beginning of a mount.
+pub(super) fn open_log(
+    state_dir: &Path,
+    instance: u128,
+    tree: &Tree,
+    takes_over: bool,
+    unlooked_since: Option<Time>,
+) -> io::Result<Option<Arc<Activity>>> {
+    let dir = log_dir(state_dir);
+    let past = Past {
+        is_durable: takes_over || is_durable(tree)?,
+        unlooked_since_ns: unlooked_since.map(nanoseconds),
+    };
+    match Activity::begin(&dir, instance, past) {
+        Ok(activity) => Ok(Some(Arc::new(activity))),
+        Err(error) if takes_over => {
+            tracing::error!(%error, "no activity log can be kept");
+            match std::fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                _ => Ok(None),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes what lies below durable, if that is done in little time.
+fn is_durable(tree: &Tree) -> io::Result<bool> {
+    let root = reopened(tree)?;
+    let (done, outcome) = mpsc::channel();
+    sync::spawn("dfs-sync", move || {
+        // Nobody listens any more when it took too long.
+        let _ = done.send(sys::syncfs(root.as_fd()));
+    })?;
+    match outcome.recv_timeout(PATIENCE) {
+        Ok(synced) => synced.map(|()| true),
+        Err(_) => Ok(false),
+    }
+}
+
+fn reopened(tree: &Tree) -> io::Result<std::os::fd::OwnedFd> {
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+    sys::openat(tree.root(), c".", flags, 0)
+}
+
+/// Makes durable what was changed below: after a clean end nobody looks for what a loss of power took,
+/// and the targets have it.
+pub(super) fn sync_below(capture: &Capture) -> io::Result<()> {
+    sys::syncfs(reopened(capture.tree())?.as_fd())
+}
+
+/// The thread.
+pub(super) struct Settler {
+    activity: Arc<Activity>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Settler {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(super) fn start(activity: Arc<Activity>, capture: Arc<Capture>) -> io::Result<Settler> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (log, stopping) = (activity.clone(), stop.clone());
+        let thread = sync::spawn("dfs-settle", move || run(&log, &capture, &stopping))?;
+        Ok(Settler {
+            activity,
+            stop,
+            thread,
+        })
+    }
+
+    /// Ends it, after what it is at.
+    pub(super) fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        self.activity.nudge();
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that makes changes durable panicked");
+        }
+    }
+}
+
+fn run(activity: &Activity, capture: &Capture, stop: &AtomicBool) {
+    let mut due_ns = 0;
+    let mut is_failing = false;
+    while !stop.load(Ordering::Acquire) {
+        // What is found by looking for changes stands in the queue only when that is done; until then
+        // the log leads there.
+        let is_due = sys::monotonic_ns() >= due_ns || activity.is_large();
+        if is_due && !capture.is_checking() {
+            let settled = activity.settle(|| {
+                let queue = capture.journal().sync();
+                queue.map_err(|error| io::Error::other(format!("the queue: {error}")))?;
+                sync_below(capture)
+            });
+            match settled {
+                Ok(_) => is_failing = false,
+                Err(error) if !is_failing => {
+                    tracing::error!(%error, "what was changed cannot be made durable; a loss of power puts more and more files in doubt");
+                    is_failing = true;
+                }
+                Err(_) => {}
+            }
+            due_ns = sys::monotonic_ns() + INTERVAL_NS;
+        }
+        activity.watch_clock();
+        activity.wait(TICK);
+    }
+}
