@@ -8,7 +8,8 @@
 //! A file is noted once in an *epoch*. An epoch ends ([`Activity::settle`]) when everything below and the
 //! queue have been made durable; its file is removed then. What is made in a directory needs no mark of its
 //! own: the directory has one, and whatever was made since is told by its change time, which is not older than
-//! the epoch ([`Marks::since_ns`]); so a marked directory stands for what was made in it, too.
+//! the epoch ([`Marks::since_ns`]); so a marked directory stands for what was made in it, too. Whatever only
+//! changes names marks directories alone. And programs wait for the log's disk for a third of the time at most.
 //!
 //! # A file of it: `EPOCH` in hexadecimal, integers little-endian
 //! ```text
@@ -49,6 +50,12 @@ const MARKS_MADE: u64 = 4096;
 const MARKS_MAX: u64 = 64 << 10;
 /// With so many an epoch is to end soon.
 const MARKS_MANY: u64 = 16 << 10;
+/// Who is known to need no mark; beyond, also new files get theirs.
+const KNOWN_MAX: usize = 256 << 10;
+/// With so many known an epoch is to end soon.
+const KNOWN_MANY: usize = 64 << 10;
+/// So long, at most, the programs of one epoch wait for the log's disk; beyond, everything is in doubt.
+const WAIT_NS_MAX: u64 = 5_000_000_000;
 
 /// What survived of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -224,7 +231,15 @@ struct State {
     broken: Option<String>,
     /// The clock when it was last looked at.
     clock_ns: u64,
+    /// How long marks of this epoch have been written.
+    waited_ns: u64,
     nudges: u64,
+}
+
+impl State {
+    fn is_large(&self) -> bool {
+        self.slots >= MARKS_MANY || self.marked.len() >= KNOWN_MANY
+    }
 }
 
 /// An operation under way: its epoch does not end before it.
@@ -285,6 +300,7 @@ impl Activity {
                     is_since_old: past.unlooked_since_ns.is_some(),
                     broken: None,
                     clock_ns: sys::realtime_ns(),
+                    waited_ns: 0,
                     nudges: 0,
                 },
             ),
@@ -365,7 +381,7 @@ impl Activity {
     /// `id` was made just now in a marked directory, by the operation under way.
     pub fn note_new(&self, id: FileId, underway: &Underway<'_>) {
         let mut state = self.state.lock();
-        if state.epoch == underway.epoch {
+        if state.epoch == underway.epoch && state.marked.len() < KNOWN_MAX {
             state.marked.entry(id).or_insert(0);
         }
     }
@@ -377,9 +393,11 @@ impl Activity {
         let (ticket, epoch, slots) = (state.ticket, state.epoch, state.slots);
         let (file, room) = (state.file.clone(), state.room);
         let went_back = state.clock_ns > sys::realtime_ns();
+        let is_slow = state.waited_ns > WAIT_NS_MAX;
+        let began_ns = sys::monotonic_ns();
         drop(state);
         let count = pending.len() as u64;
-        let is_coarse = slots + count > MARKS_MAX || went_back;
+        let is_coarse = slots + count > MARKS_MAX || went_back || is_slow;
         let bytes: Vec<u8> = match is_coarse {
             true => encode_mark(None, epoch).to_vec(),
             false => pending
@@ -392,6 +410,7 @@ impl Activity {
         let mut state = self.state.lock();
         state.is_flushing = false;
         state.clock_ns = state.clock_ns.max(sys::realtime_ns());
+        state.waited_ns += sys::monotonic_ns() - began_ns;
         match written {
             Ok(()) => {
                 state.durable = ticket;
@@ -472,6 +491,7 @@ impl Activity {
         let durable = state.durable;
         state.marked.retain(|_, ticket| *ticket > durable);
         state.is_coarse = false;
+        state.waited_ns = 0;
         state.broken = None;
         state.clock_ns = sys::realtime_ns();
         self.changed.notify_all();
@@ -496,7 +516,7 @@ impl Activity {
 
     /// Is it time for another epoch?
     pub fn is_large(&self) -> bool {
-        self.state.lock().slots >= MARKS_MANY
+        self.state.lock().is_large()
     }
 
     /// Waits until the epoch is large, or [`Activity::nudge`], at most `patience`.
@@ -504,7 +524,7 @@ impl Activity {
         let until = sys::monotonic_ns() + u64::try_from(patience.as_nanos()).unwrap_or(0);
         let mut state = self.state.lock();
         let nudges = state.nudges;
-        while state.slots < MARKS_MANY && state.nudges == nudges {
+        while !state.is_large() && state.nudges == nudges {
             let left = until.saturating_sub(sys::monotonic_ns());
             if left == 0 {
                 return;

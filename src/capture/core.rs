@@ -284,19 +284,30 @@ impl Capture {
         self.checking.load(Ordering::Acquire)
     }
 
-    /// Takes the locks of these inodes.
+    /// Takes the locks of these inodes, all of which are to be changed.
     pub fn lock(&self, ids: &[FileId]) -> Locked<'_> {
-        self.lock_to_change(DirRename::No, ids)
+        self.lock_to_change(DirRename::No, ids, ids)
     }
 
-    pub(super) fn lock_for_dir_move(&self, ids: &[FileId]) -> Locked<'_> {
-        self.lock_to_change(DirRename::Yes, ids)
+    /// Takes the locks of directories, whose entries are to be changed, and of the inodes that these
+    /// name. Those need no mark: names are told by the directories, and what is in the inodes stays.
+    pub(super) fn lock_names(&self, dirs: &[FileId], inodes: &[FileId]) -> Locked<'_> {
+        self.lock_to_change(DirRename::No, &[dirs, inodes].concat(), dirs)
     }
 
-    fn lock_to_change(&self, dir_rename: DirRename, ids: &[FileId]) -> Locked<'_> {
+    pub(super) fn lock_for_dir_move(&self, dirs: &[FileId], inodes: &[FileId]) -> Locked<'_> {
+        self.lock_to_change(DirRename::Yes, &[dirs, inodes].concat(), dirs)
+    }
+
+    fn lock_to_change(
+        &self,
+        dir_rename: DirRename,
+        ids: &[FileId],
+        changed: &[FileId],
+    ) -> Locked<'_> {
         // Before the locks: it may wait for a disk.
         let activity = self.options.activity.as_ref();
-        let underway = activity.map(|activity| activity.enter(ids));
+        let underway = activity.map(|activity| activity.enter(changed));
         let mut locked = self.order.lock(dir_rename, ids);
         locked.underway = underway;
         self.check_doubts(ids);

@@ -331,7 +331,7 @@ impl Capture {
         dir: FileId,
         name: &Name,
     ) -> Result<Created, Error> {
-        let locked = self.lock(&[id, dir]);
+        let locked = self.lock_names(&[dir], &[id]);
         self.act_as(call)?;
         let fail = |source| Error {
             op: "link",
@@ -375,7 +375,7 @@ impl Capture {
     fn lock_entry(&self, dir: FileId, name: &Name) -> Result<(FileId, Locked<'_>), Error> {
         let mut id = self.tree.entry_id(dir, name)?;
         loop {
-            let locked = self.lock(&[dir, id]);
+            let locked = self.lock_names(&[dir], &[id]);
             let now = self.tree.entry_id(dir, name)?;
             if now == id {
                 return Ok((id, locked));

@@ -245,13 +245,14 @@ impl Capture {
         };
         let (mut moved, mut replaced) = look()?;
         loop {
-            let mut ids = vec![from.0, to.0, moved.0];
-            ids.extend(replaced.map(|(id, _)| id));
+            let dirs = [from.0, to.0];
+            let mut inodes = vec![moved.0];
+            inodes.extend(replaced.map(|(id, _)| id));
             let dir_moves = moved.1.is_dir() || replaced.is_some_and(|(_, s)| s.is_dir());
             let locked = if dir_moves && from.0 != to.0 {
-                self.lock_for_dir_move(&ids)
+                self.lock_for_dir_move(&dirs, &inodes)
             } else {
-                self.lock(&ids)
+                self.lock_names(&dirs, &inodes)
             };
             let (moved_now, replaced_now) = look()?;
             let same = moved_now.0 == moved.0

@@ -321,9 +321,9 @@ impl Capture {
         replaced: Option<FileId>,
         flags: u32,
     ) -> Result<Option<Answer>, Error> {
-        let mut ids = vec![from.parent, to.parent, id];
-        ids.extend(replaced);
-        let locked = self.lock_for_dir_move(&ids);
+        let mut inodes = vec![id];
+        inodes.extend(replaced);
+        let locked = self.lock_for_dir_move(&[from.parent, to.parent], &inodes);
         let (old, new) = (self.entry_now(from)?, self.entry_now(to)?);
         let is_exchange = flags & libc::RENAME_EXCHANGE != 0;
         let is_done = if replaced == Some(id) || new != Some(id) {
