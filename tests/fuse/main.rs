@@ -9,7 +9,7 @@
 //! * `DOPPELFS_KILLS` (20, or 10 where the target is killed): how often a process of the product is
 //!   killed. `DOPPELFS_POWER_CUTS` (3): how often a host loses its power. `DOPPELFS_CUTS` (25),
 //!   `DOPPELFS_FILES_MAX` (100,000), `DOPPELFS_MIRROR_FILES` (2,000),
-//!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
+//!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2, or 1 of a database), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
 //!   `DOPPELFS_NODES` (20,000): sizes. `DOPPELFS_PATIENCE` (120): seconds that anything may take.
 //! * `DOPPELFS_FSX_OPS` (5,000) and `DOPPELFS_FSX_SEEDS` (1): operations and rounds of the file
 //!   exerciser. `DOPPELFS_STRESS_SECONDS` (2), `DOPPELFS_DBENCH_SECONDS` (5),
@@ -36,6 +36,7 @@ mod notify;
 mod odd_directories;
 mod posix_suite;
 mod postgres;
+mod postgres_crashes;
 mod power_cuts;
 mod programs;
 mod quotas;

@@ -59,6 +59,11 @@ pub(crate) fn rounds() -> u64 {
     number("DOPPELFS_ROUNDS", 2)
 }
 
+/// How often source or link of a database are lost.
+pub(crate) fn database_crashes() -> u64 {
+    number("DOPPELFS_ROUNDS", 1)
+}
+
 /// How much is written while the target is away.
 pub(crate) fn backlog_bytes() -> u64 {
     number("DOPPELFS_BACKLOG_BYTES", 256 << 20)
