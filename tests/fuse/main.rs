@@ -50,6 +50,7 @@ mod restart;
 mod running_programs;
 mod samba_server;
 mod scale;
+mod served_takeovers;
 mod support;
 mod takeover;
 mod target_kills;

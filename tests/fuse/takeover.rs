@@ -28,7 +28,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    fn new() -> Load {
+    pub(crate) fn new() -> Load {
         Load {
             stop: Arc::default(),
             steps: Arc::default(),
@@ -38,7 +38,7 @@ impl Load {
 
     /// Somebody who does `step` with the numbers 0, 1, 2... until the load ends, and then `check` with
     /// how many there were.
-    fn add(
+    pub(crate) fn add(
         &mut self,
         mut step: impl FnMut(u64) + Send + 'static,
         check: impl FnOnce(u64) + Send + 'static,
@@ -53,6 +53,16 @@ impl Load {
             }
             check(number);
         }));
+    }
+
+    /// Waits until it has done so many steps more.
+    pub(crate) fn advance(&self, by: u64) {
+        let wanted = self.steps.load(Ordering::Relaxed) + by;
+        until("the load to go on", || {
+            // Who panicked tells at the end.
+            let is_alive = !self.threads.iter().any(JoinHandle::is_finished);
+            !is_alive || self.steps.load(Ordering::Relaxed) >= wanted
+        });
     }
 
     /// Ends it; the first panic of anybody is the test's.
