@@ -14,6 +14,8 @@
 //! * `DOPPELFS_FSX_OPS` (5,000) and `DOPPELFS_FSX_SEEDS` (1): operations and rounds of the file
 //!   exerciser. `DOPPELFS_STRESS_SECONDS` (2), `DOPPELFS_DBENCH_SECONDS` (5),
 //!   `DOPPELFS_PGBENCH_SECONDS` (4): how long these programs run, each time.
+//! * `DOPPELFS_SOAK_MINUTES`: how long the soak test runs, which does not run without (`scripts/soak`);
+//!   `DOPPELFS_SOAK_WITHOUT`: faults that it leaves out (`TargetFull,LinkSlow`).
 
 mod backlog;
 mod bad_directories;
@@ -51,6 +53,7 @@ mod running_programs;
 mod samba_server;
 mod scale;
 mod served_takeovers;
+mod soak;
 mod support;
 mod takeover;
 mod target_kills;

@@ -125,18 +125,18 @@ const PROGRAMS: [(&str, Step, Check); 5] = [
 
 /// Programs that count what fsync(2) has acknowledged, and one that never asks; all end at the first
 /// error.
-struct Programs {
+pub(crate) struct Programs {
     dir: PathBuf,
     acknowledged: Vec<Arc<AtomicU64>>,
     /// What was acknowledged before the cut: xfs lets an fsync(2) of a directory succeed after it was
     /// shut down.
-    before_cut: Vec<u64>,
+    pub(crate) before_cut: Vec<u64>,
     is_over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Programs {
-    fn start(dir: &Path) -> Programs {
+    pub(crate) fn start(dir: &Path) -> Programs {
         let mut programs = Programs {
             dir: dir.to_path_buf(),
             acknowledged: Vec::new(),
@@ -171,13 +171,13 @@ impl Programs {
         }));
     }
 
-    fn counts(&self) -> Vec<u64> {
+    pub(crate) fn counts(&self) -> Vec<u64> {
         let all = self.acknowledged.iter();
         all.map(|count| count.load(Ordering::Acquire)).collect()
     }
 
     /// Ends them all.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.join().expect("a program failed");
@@ -186,7 +186,7 @@ impl Programs {
 
     /// Everything acknowledged before the cut is there.
     #[track_caller]
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         for ((name, _, check), &count) in PROGRAMS.into_iter().zip(&self.before_cut) {
             let checked = check(&self.dir.join(name), count);
             assert_eq!(checked, Ok(()), "{name}, {count} acknowledged");

@@ -287,7 +287,7 @@ fn add_holder(load: &mut Load, base: &Path) {
 }
 
 /// Pages of a mapping, synchronised.
-fn add_mapper(load: &mut Load, base: &Path) {
+pub(crate) fn add_mapper(load: &mut Load, base: &Path) {
     let path = base.join("mapped");
     let script = "import mmap,os,sys\n\
         f=os.open(sys.argv[1],os.O_RDWR|os.O_CREAT,0o644)\n\
@@ -328,7 +328,7 @@ fn add_mapper(load: &mut Load, base: &Path) {
 }
 
 /// Transactions of a database.
-fn add_database(load: &mut Load, base: &Path) {
+pub(crate) fn add_database(load: &mut Load, base: &Path) {
     let path = base.join("base.sqlite");
     let sql = move |path: &PathBuf, text: &str| {
         let ended = program("sqlite3").arg(path).arg(text).succeed();

@@ -31,7 +31,8 @@ pub(crate) use scratch::Scratch;
 pub(crate) use servers::{Ganesha, Samba};
 pub(crate) use settings::{
     backlog_bytes, cuts, database_crashes, dbench_seconds, files_max, fsx_size, kills, mirror_size,
-    nodes_max, pgbench_seconds, power_cuts, rounds, seed, stress_seconds, target_kills,
+    nodes_max, pgbench_seconds, power_cuts, rounds, seed, soak_minutes, soak_without,
+    stress_seconds, target_kills,
 };
 pub(crate) use target::{Target, free_port};
 pub(crate) use trees::{open_dir, plant_everything, plant_source_tree, random_bytes};

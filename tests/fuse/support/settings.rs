@@ -92,6 +92,18 @@ pub(crate) fn pgbench_seconds() -> u64 {
     number("DOPPELFS_PGBENCH_SECONDS", 4)
 }
 
+/// How long the soak test runs, if it is to.
+pub(crate) fn soak_minutes() -> Option<u64> {
+    let minutes = number("DOPPELFS_SOAK_MINUTES", 0);
+    (minutes > 0).then_some(minutes)
+}
+
+/// Which of its faults the soak test leaves out.
+pub(crate) fn soak_without() -> Vec<String> {
+    let names = std::env::var("DOPPELFS_SOAK_WITHOUT").unwrap_or_default();
+    names.split(',').map(str::to_owned).collect()
+}
+
 /// The seed of a test's random choices; printed, so that a failure can be run again.
 pub(crate) fn seed(test: &str) -> u64 {
     let fresh = doppelfs::sys::realtime_ns() % 1_000_000_007;
