@@ -78,3 +78,23 @@ fn a_target_killed_again_and_again_resumes() {
 fn target_and_worker_killed_by_turns_resume() {
     goes_on("target_and_worker_killed_by_turns_resume", true);
 }
+
+/// sled writes a snapshot to `snap.N.generating` and renames it; when it opens, it takes one that was not
+/// renamed for a damaged snapshot.
+#[test]
+fn a_snapshot_of_the_map_that_was_not_finished_is_passed_over() {
+    let test = "a_snapshot_of_the_map_that_was_not_finished_is_passed_over";
+    if !is_ready(test) {
+        return;
+    }
+    let mut fixture = Fixture::started(test);
+    std::fs::write(fixture.path("before"), b"content").expect("write");
+    fixture.caught_up();
+    fixture.target.kill();
+    let map = fixture.outside("target-state/streams/1/applier/map");
+    let unfinished = map.join("snap.7FFFFFFFFFFFFFFF.generating");
+    std::fs::write(unfinished, b"").expect("write");
+    fixture.target.start();
+    std::fs::write(fixture.path("after"), b"content").expect("write");
+    fixture.finish();
+}
