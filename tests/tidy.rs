@@ -478,7 +478,12 @@ fn the_readme_shows_the_two_commands_and_what_works() {
 #[test]
 fn scripts_are_executable_and_stop_at_the_first_error() {
     use std::os::unix::fs::PermissionsExt;
-    for script in ["scripts/quickstart", "scripts/test", ".ci/run"] {
+    for script in [
+        "scripts/quickstart",
+        "scripts/soak",
+        "scripts/test",
+        ".ci/run",
+    ] {
         let path = root().join(script);
         let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{script}: {e}"));
         let mode = path.metadata().expect("stat").permissions().mode();

@@ -112,27 +112,22 @@ const LOCK_TRIES_MAX: usize = 100;
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 
 impl SledLedger {
-    /// Opens or creates `path`.
+    /// Opens or creates `path`. One that is damaged is set aside: then nothing was ever committed.
     ///
     /// # Errors
     /// [`Error::Ledger`].
     pub fn open(path: &Path) -> Result<SledLedger, Error> {
-        let config = sled::Config::default()
-            .path(path)
-            .cache_capacity(SLED_CACHE_BYTES)
-            .flush_every_ms(None);
-        let mut opened = config.open();
-        // A ledger closed just now (by this process or one that ends) keeps its lock for a moment.
-        for _ in 0..LOCK_TRIES_MAX {
-            match &opened {
-                Err(sled::Error::Io(e)) if e.to_string().contains("acquire lock") => {
-                    std::thread::sleep(LOCK_WAIT);
-                    opened = config.open();
-                }
-                _ => break,
+        let failed = |source: std::io::Error| ledger_error("open", path, source.into());
+        remove_unfinished(path).map_err(failed)?;
+        let db = match open_sled(path) {
+            Ok(db) => db,
+            Err(sled::Error::Io(source)) => return Err(failed(source)),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "the map of the replica is damaged and set aside: a full mirror follows");
+                set_aside(path).map_err(failed)?;
+                open_sled(path).map_err(|source| ledger_error("open", path, source.into()))?
             }
-        }
-        let db = opened.map_err(|source| ledger_error("open", path, source.into()))?;
+        };
         Ok(SledLedger {
             db,
             path: path.to_owned(),
@@ -142,6 +137,60 @@ impl SledLedger {
     fn fail(&self, operation: &'static str, source: Cause) -> Error {
         ledger_error(operation, &self.path, source)
     }
+}
+
+/// Removes snapshots that sled has begun and not finished: it writes one at each opening, and takes an
+/// unfinished one, as a full disk leaves it, for the newest.
+fn remove_unfinished(path: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_unfinished = name
+            .to_str()
+            .is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating"));
+        if is_unfinished {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn set_aside(path: &Path) -> std::io::Result<()> {
+    let aside = path.with_extension("aside");
+    match std::fs::remove_dir_all(&aside) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    std::fs::rename(path, aside)
+}
+
+fn open_sled(path: &Path) -> Result<sled::Db, sled::Error> {
+    let config = sled::Config::default()
+        .path(path)
+        .cache_capacity(SLED_CACHE_BYTES)
+        .flush_every_ms(None);
+    // sled panics on some damages.
+    let open = || {
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
+        opened.unwrap_or_else(|_| Err(sled::Error::ReportableBug("sled panicked".into())))
+    };
+    let mut opened = open();
+    // A ledger closed just now (by this process or one that ends) keeps its lock for a moment.
+    for _ in 0..LOCK_TRIES_MAX {
+        match &opened {
+            Err(sled::Error::Io(e)) if e.to_string().contains("acquire lock") => {
+                std::thread::sleep(LOCK_WAIT);
+                opened = open();
+            }
+            _ => break,
+        }
+    }
+    opened
 }
 
 fn ledger_error(operation: &'static str, path: &Path, source: Cause) -> Error {

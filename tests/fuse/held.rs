@@ -7,7 +7,7 @@ use std::io::Write;
 use crate::support::{Fixture, Image, is_ready, program, random_bytes, seed, until};
 
 /// Waits until the source says that the target holds, and why.
-fn holds(fixture: &Fixture, word: &str) {
+pub(crate) fn holds(fixture: &Fixture, word: &str) {
     until("status to say why the target holds", || {
         let set = fixture.set();
         set.connection().target_state() == "retrying" && set.complaints().contains(word)

@@ -9,11 +9,13 @@
 //! * `DOPPELFS_KILLS` (20, or 10 where the target is killed): how often a process of the product is
 //!   killed. `DOPPELFS_POWER_CUTS` (3): how often a host loses its power. `DOPPELFS_CUTS` (25),
 //!   `DOPPELFS_FILES_MAX` (100,000), `DOPPELFS_MIRROR_FILES` (2,000),
-//!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
+//!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2, or 1 of a database), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
 //!   `DOPPELFS_NODES` (20,000): sizes. `DOPPELFS_PATIENCE` (120): seconds that anything may take.
 //! * `DOPPELFS_FSX_OPS` (5,000) and `DOPPELFS_FSX_SEEDS` (1): operations and rounds of the file
 //!   exerciser. `DOPPELFS_STRESS_SECONDS` (2), `DOPPELFS_DBENCH_SECONDS` (5),
 //!   `DOPPELFS_PGBENCH_SECONDS` (4): how long these programs run, each time.
+//! * `DOPPELFS_SOAK_MINUTES`: how long the soak test runs, which does not run without (`scripts/soak`);
+//!   `DOPPELFS_SOAK_WITHOUT`: faults that it leaves out (`TargetFull,LinkSlow`).
 
 mod backlog;
 mod bad_directories;
@@ -36,6 +38,7 @@ mod notify;
 mod odd_directories;
 mod posix_suite;
 mod postgres;
+mod postgres_crashes;
 mod power_cuts;
 mod programs;
 mod quotas;
@@ -49,6 +52,8 @@ mod restart;
 mod running_programs;
 mod samba_server;
 mod scale;
+mod served_takeovers;
+mod soak;
 mod support;
 mod takeover;
 mod target_kills;

@@ -27,11 +27,11 @@ fn is_ready_for(test: &str, programs: &[&str]) -> bool {
     is_ready(test) && has_programs(test, &Ganesha::PROGRAMS) && has_programs(test, programs)
 }
 
-fn export(fixture: &Fixture) -> Ganesha {
+pub(crate) fn export(fixture: &Fixture) -> Ganesha {
     Ganesha::start(&fixture.outside("ganesha"), &fixture.path(""))
 }
 
-fn mode(mode: u32) -> NewAttrs {
+pub(crate) fn mode(mode: u32) -> NewAttrs {
     NewAttrs {
         mode: Some(mode),
         ..NewAttrs::default()
@@ -47,7 +47,7 @@ fn user(uid: u32, gid: u32, groups: &[u32]) -> User {
 }
 
 /// The mount's root as clients know it: a path without a slash at its end.
-fn mount(fixture: &Fixture, user: User) -> Nfs {
+pub(crate) fn mount(fixture: &Fixture, user: User) -> Nfs {
     Nfs::mount(user, fixture.path("x").parent().expect("the root"))
 }
 

@@ -127,19 +127,19 @@ const PROGRAMS: [(&str, Step, Check); 5] = [
 
 /// Programs that count what fsync(2) has acknowledged, and one that never asks; all end at the first
 /// error.
-struct Programs {
+pub(crate) struct Programs {
     dir: PathBuf,
     acknowledged: Vec<Arc<AtomicU64>>,
     /// What was acknowledged before the cut: xfs lets an fsync(2) of a directory succeed after it was
     /// shut down.
-    before_cut: Vec<u64>,
+    pub(crate) before_cut: Vec<u64>,
     is_over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Programs {
     /// In a directory of their own, and one with [`plant_old`] files.
-    fn start(dir: &Path, old: &Path) -> Programs {
+    pub(crate) fn start(dir: &Path, old: &Path) -> Programs {
         let mut programs = Programs {
             dir: dir.to_path_buf(),
             acknowledged: Vec::new(),
@@ -176,13 +176,13 @@ impl Programs {
         }));
     }
 
-    fn counts(&self) -> Vec<u64> {
+    pub(crate) fn counts(&self) -> Vec<u64> {
         let all = self.acknowledged.iter();
         all.map(|count| count.load(Ordering::Acquire)).collect()
     }
 
     /// Ends them all.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.join().expect("a program failed");
@@ -191,7 +191,7 @@ impl Programs {
 
     /// Everything acknowledged before the cut is there.
     #[track_caller]
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         for ((name, _, check), &count) in PROGRAMS.into_iter().zip(&self.before_cut) {
             let checked = check(&self.dir.join(name), count);
             assert_eq!(checked, Ok(()), "{name}, {count} acknowledged");
@@ -319,7 +319,7 @@ const OLD_FILES: u64 = 40;
 const OLD_BYTES: u64 = 100_000;
 
 /// Files in two directories that are there before the activity log is.
-fn plant_old(dir: &Path, seed: u64) {
+pub(crate) fn plant_old(dir: &Path, seed: u64) {
     for part in ["a", "b"] {
         std::fs::create_dir_all(dir.join(part)).expect("mkdir");
     }

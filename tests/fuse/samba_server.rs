@@ -21,7 +21,7 @@ fn is_ready_for(test: &str) -> bool {
 }
 
 /// A share of the mount that everybody may write to, and a directory with local files of clients.
-fn share(fixture: &Fixture) -> Samba {
+pub(crate) fn share(fixture: &Fixture) -> Samba {
     let everybody = std::fs::Permissions::from_mode(0o777);
     std::fs::set_permissions(fixture.path(""), everybody).expect("chmod");
     std::fs::create_dir(fixture.outside("local")).expect("mkdir");
@@ -223,7 +223,7 @@ const PAUSE_SCRIPT: &str = "touch paused; until [ -e go ]; do sleep 0.02; done; 
 const PAUSE: &str = "!sh pause";
 
 /// Runs a session that pauses once, and `meanwhile` during the pause.
-fn pausing(session: Program, fixture: &Fixture, meanwhile: impl FnOnce()) {
+pub(crate) fn pausing(session: Program, fixture: &Fixture, meanwhile: impl FnOnce()) {
     let local = fixture.outside("local");
     std::fs::write(local.join("pause"), PAUSE_SCRIPT).expect("write");
     std::thread::scope(|scope| {

@@ -28,7 +28,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    fn new() -> Load {
+    pub(crate) fn new() -> Load {
         Load {
             stop: Arc::default(),
             steps: Arc::default(),
@@ -38,7 +38,7 @@ impl Load {
 
     /// Somebody who does `step` with the numbers 0, 1, 2... until the load ends, and then `check` with
     /// how many there were.
-    fn add(
+    pub(crate) fn add(
         &mut self,
         mut step: impl FnMut(u64) + Send + 'static,
         check: impl FnOnce(u64) + Send + 'static,
@@ -53,6 +53,16 @@ impl Load {
             }
             check(number);
         }));
+    }
+
+    /// Waits until it has done so many steps more.
+    pub(crate) fn advance(&self, by: u64) {
+        let wanted = self.steps.load(Ordering::Relaxed) + by;
+        until("the load to go on", || {
+            // Who panicked tells at the end.
+            let is_alive = !self.threads.iter().any(JoinHandle::is_finished);
+            !is_alive || self.steps.load(Ordering::Relaxed) >= wanted
+        });
     }
 
     /// Ends it; the first panic of anybody is the test's.
@@ -277,7 +287,7 @@ fn add_holder(load: &mut Load, base: &Path) {
 }
 
 /// Pages of a mapping, synchronised.
-fn add_mapper(load: &mut Load, base: &Path) {
+pub(crate) fn add_mapper(load: &mut Load, base: &Path) {
     let path = base.join("mapped");
     let script = "import mmap,os,sys\n\
         f=os.open(sys.argv[1],os.O_RDWR|os.O_CREAT,0o644)\n\
@@ -318,7 +328,7 @@ fn add_mapper(load: &mut Load, base: &Path) {
 }
 
 /// Transactions of a database.
-fn add_database(load: &mut Load, base: &Path) {
+pub(crate) fn add_database(load: &mut Load, base: &Path) {
     let path = base.join("base.sqlite");
     let sql = move |path: &PathBuf, text: &str| {
         let ended = program("sqlite3").arg(path).arg(text).succeed();

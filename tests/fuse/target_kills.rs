@@ -78,3 +78,53 @@ fn a_target_killed_again_and_again_resumes() {
 fn target_and_worker_killed_by_turns_resume() {
     goes_on("target_and_worker_killed_by_turns_resume", true);
 }
+
+/// sled writes a snapshot to `snap.N.generating` and renames it; when it opens, it takes one that was not
+/// renamed for a damaged snapshot.
+#[test]
+fn a_snapshot_of_the_map_that_was_not_finished_is_passed_over() {
+    let test = "a_snapshot_of_the_map_that_was_not_finished_is_passed_over";
+    if !is_ready(test) {
+        return;
+    }
+    let mut fixture = Fixture::started(test);
+    std::fs::write(fixture.path("before"), b"content").expect("write");
+    fixture.caught_up();
+    fixture.target.kill();
+    let map = fixture.outside("target-state/streams/1/applier/map");
+    let unfinished = map.join("snap.7FFFFFFFFFFFFFFF.generating");
+    std::fs::write(unfinished, b"").expect("write");
+    fixture.target.start();
+    std::fs::write(fixture.path("after"), b"content").expect("write");
+    fixture.finish();
+}
+
+#[test]
+fn a_map_that_is_damaged_is_made_anew_with_a_mirror() {
+    let test = "a_map_that_is_damaged_is_made_anew_with_a_mirror";
+    if !is_ready(test) {
+        return;
+    }
+    let mut fixture = Fixture::started(test);
+    for number in 0..20 {
+        let path = fixture.path(number.to_string());
+        std::fs::write(path, number.to_string()).expect("write");
+    }
+    fixture.caught_up();
+    fixture.target.kill();
+    let map = fixture.outside("target-state/streams/1/applier/map");
+    for entry in std::fs::read_dir(&map).expect("list the map") {
+        let path = entry.expect("entry").path();
+        if path.is_file() {
+            let length = std::fs::metadata(&path).expect("stat").len() as usize;
+            std::fs::write(path, vec![0xA5; length]).expect("damage");
+        }
+    }
+    fixture.target.start();
+    std::fs::write(fixture.path("after"), b"content").expect("write");
+    fixture.finish();
+    assert!(
+        map.with_extension("aside").is_dir(),
+        "kept for who wants to look"
+    );
+}

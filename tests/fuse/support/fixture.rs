@@ -228,6 +228,15 @@ impl Fixture {
         Some(SetView(set.clone()))
     }
 
+    /// What the set has captured by now; `None` when nobody can tell, as while the source dies.
+    pub(crate) fn find_captured_seq(&self) -> Option<u64> {
+        let status = self.doppelfs().args(["status", "--json"]).run();
+        let status: Value = serde_json::from_str(&status.stdout).ok()?;
+        let captured = status.pointer("/sets/0/captured_seq")?.as_u64()?;
+        // All numbers of a set that does not answer are 0.
+        (captured > 0).then_some(captured)
+    }
+
     #[track_caller]
     pub(crate) fn set(&self) -> SetView {
         self.find_set()

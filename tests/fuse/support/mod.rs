@@ -8,6 +8,7 @@ mod image;
 mod isolated;
 pub(crate) mod nfs;
 mod pair;
+mod postgres;
 mod proxy;
 #[path = "../../support/scratch.rs"]
 mod scratch;
@@ -25,11 +26,13 @@ pub(crate) use fixture::Fixture;
 pub(crate) use image::Image;
 pub(crate) use isolated::isolated;
 pub(crate) use pair::{LIMITED, Pair, USER, said_in};
+pub(crate) use postgres::Postgres;
 pub(crate) use scratch::Scratch;
 pub(crate) use servers::{Ganesha, Samba};
 pub(crate) use settings::{
-    backlog_bytes, cuts, dbench_seconds, files_max, fsx_size, kills, mirror_size, nodes_max,
-    pgbench_seconds, power_bytes, power_cuts, rounds, seed, stress_seconds, target_kills,
+    backlog_bytes, cuts, database_crashes, dbench_seconds, files_max, fsx_size, kills, mirror_size,
+    nodes_max, pgbench_seconds, power_bytes, power_cuts, rounds, seed, soak_minutes, soak_without,
+    stress_seconds, target_kills,
 };
 pub(crate) use target::{Target, free_port};
 pub(crate) use trees::{open_dir, plant_everything, plant_source_tree, random_bytes};

@@ -1,13 +1,17 @@
-//! A link that can be cut: a TCP proxy on the loopback.
+//! A link that can be cut, slow, or silent: a TCP proxy on the loopback.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Bytes moved at a time: less than a record, so that a cut tears records.
 const CHUNK_BYTES: usize = 4 << 10;
+
+/// The pace of a link that is whole.
+const NO_LIMIT: u64 = u64::MAX;
 
 /// Forwards connections to one address until it is cut.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ struct Shared {
     upstream: SocketAddr,
     is_cut: AtomicBool,
     is_over: AtomicBool,
+    /// Bytes in a second, in each direction of each connection.
+    pace: AtomicU64,
     /// Both ends of every connection that may be alive.
     streams: Mutex<Vec<TcpStream>>,
     accepted: AtomicU64,
@@ -37,6 +43,7 @@ impl Proxy {
             upstream: (Ipv4Addr::LOCALHOST, port).into(),
             is_cut: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
+            pace: AtomicU64::new(NO_LIMIT),
             streams: Mutex::new(Vec::new()),
             accepted: AtomicU64::new(0),
             forwarded_bytes: AtomicU64::new(0),
@@ -60,8 +67,20 @@ impl Proxy {
         self.shared.close_all();
     }
 
-    /// Lets connections through again.
+    /// Half open: nothing gets through in either direction, and nobody is told; new connections, too, are
+    /// accepted and stay silent. What was on its way arrives when the link is mended.
+    pub(crate) fn stall(&self) {
+        self.slow(0);
+    }
+
+    /// Lets so many bytes through in a second.
+    pub(crate) fn slow(&self, bytes_per_second: u64) {
+        self.shared.pace.store(bytes_per_second, Ordering::SeqCst);
+    }
+
+    /// Lets connections through again, as fast as they come.
     pub(crate) fn mend(&self) {
+        self.slow(NO_LIMIT);
         self.shared.is_cut.store(false, Ordering::SeqCst);
     }
 
@@ -89,6 +108,21 @@ impl Drop for Proxy {
 }
 
 impl Shared {
+    /// Waits until so many bytes may go on; false when the proxy ends.
+    fn may_pass(&self, bytes: u64) -> bool {
+        let start = Instant::now();
+        loop {
+            let pace = self.pace.load(Ordering::SeqCst);
+            let took = bytes.saturating_mul(1_000_000).checked_div(pace);
+            let is_time = took.is_some_and(|us| start.elapsed() >= Duration::from_micros(us));
+            if is_time || self.is_over.load(Ordering::SeqCst) {
+                return is_time;
+            }
+            // Not a synchronisation: the pace above decides.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn close_all(&self) {
         let mut streams = self.streams.lock().expect("no thread panicked");
         for stream in streams.drain(..) {
@@ -126,23 +160,24 @@ fn connect(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) -> std::i
     if shared.is_cut.load(Ordering::SeqCst) {
         shared.close_all();
     }
-    let counting = Arc::clone(shared);
+    let (there, back) = (Arc::clone(shared), Arc::clone(shared));
     std::thread::spawn(move || {
-        copy(client, server, |bytes| {
-            counting.forwarded_bytes.fetch_add(bytes, Ordering::SeqCst);
+        copy(&there, client, server, |bytes| {
+            there.forwarded_bytes.fetch_add(bytes, Ordering::SeqCst);
         });
     });
-    std::thread::spawn(move || copy(server_end, client_end, |_| {}));
+    std::thread::spawn(move || copy(&back, server_end, client_end, |_| {}));
     Ok(())
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, moved: impl Fn(u64)) {
+fn copy(shared: &Shared, mut from: TcpStream, mut to: TcpStream, moved: impl Fn(u64)) {
     let mut buffer = [0; CHUNK_BYTES];
     while let Ok(count) = from.read(&mut buffer) {
-        if count == 0 || to.write_all(&buffer[..count]).is_err() {
+        let bytes = count as u64;
+        if !shared.may_pass(bytes) || count == 0 || to.write_all(&buffer[..count]).is_err() {
             break;
         }
-        moved(count as u64);
+        moved(bytes);
     }
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);

@@ -64,6 +64,11 @@ pub(crate) fn rounds() -> u64 {
     number("DOPPELFS_ROUNDS", 2)
 }
 
+/// How often source or link of a database are lost.
+pub(crate) fn database_crashes() -> u64 {
+    number("DOPPELFS_ROUNDS", 1)
+}
+
 /// How much is written while the target is away.
 pub(crate) fn backlog_bytes() -> u64 {
     number("DOPPELFS_BACKLOG_BYTES", 256 << 20)
@@ -90,6 +95,18 @@ pub(crate) fn dbench_seconds() -> u64 {
 /// How many seconds pgbench runs.
 pub(crate) fn pgbench_seconds() -> u64 {
     number("DOPPELFS_PGBENCH_SECONDS", 4)
+}
+
+/// How long the soak test runs, if it is to.
+pub(crate) fn soak_minutes() -> Option<u64> {
+    let minutes = number("DOPPELFS_SOAK_MINUTES", 0);
+    (minutes > 0).then_some(minutes)
+}
+
+/// Which of its faults the soak test leaves out.
+pub(crate) fn soak_without() -> Vec<String> {
+    let names = std::env::var("DOPPELFS_SOAK_WITHOUT").unwrap_or_default();
+    names.split(',').map(str::to_owned).collect()
 }
 
 /// The seed of a test's random choices; printed, so that a failure can be run again.
