@@ -38,17 +38,11 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
     config::check_mount(&mut options, &around)?;
     options.remap_from()?;
     let (warnings, is_bypassed) = look_around(&options)?;
-    let owner = StateOwner {
-        version: 1,
-        role: Role::Source,
-        name: options.set.to_string(),
-        path: options.dir.clone(),
-    };
     // A directory that cannot be protected leaves no claim behind.
     let tree = open_tree(&options)?;
     inherit_restrictions(&mut options, &tree)?;
     let claim = claim::take(&options)?;
-    config::claim_state(&options.state_dir, &owner)?;
+    config::claim_state(&options.state_dir, &owner_of(&options))?;
     let begun = start::begin(&options, tree.root_id(), is_bypassed, false)?;
     let live = match &line {
         Some(_) => Live::begin(&live_dir(&options), begun.incarnation)
@@ -65,6 +59,15 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
         crashed: false,
     };
     serve(&options, warnings, tree, begun, lineage, ready)
+}
+
+fn owner_of(options: &MountOptions) -> StateOwner {
+    StateOwner {
+        version: 1,
+        role: Role::Source,
+        name: options.set.to_string(),
+        path: options.dir.clone(),
+    }
 }
 
 /// Where what survives a worker is kept.
@@ -102,6 +105,10 @@ fn take_over(
     let live = Live::open(&live_dir(options)).context("cannot take over")?;
     let mut tree = Tree::new(tree, cached_descriptors()).context("cannot take over")?;
     tree.set_keeper(line.clone(), kept);
+    if !options.state_dir.exists() {
+        tracing::error!(dir = %options.state_dir.display(), "the state is gone: it is begun anew, and a full mirror follows");
+        config::claim_state(&options.state_dir, &owner_of(options))?;
+    }
     let begun = start::begin(options, tree.root_id(), false, true)?;
     let warnings = begun.journal.get(FACT_WARNINGS).ok().flatten();
     let warnings = warnings.and_then(|bytes| rmp_serde::from_slice(&bytes).ok());

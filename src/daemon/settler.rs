@@ -96,14 +96,21 @@ pub(super) struct Settler {
 }
 
 impl Settler {
-    /// Starts it.
+    /// Starts it. `give_way` is called when the queue is not in its place any more: only another worker
+    /// can begin it anew.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(super) fn start(activity: Arc<Activity>, capture: Arc<Capture>) -> io::Result<Settler> {
+    pub(super) fn start(
+        activity: Arc<Activity>,
+        capture: Arc<Capture>,
+        mut give_way: impl FnMut() + Send + 'static,
+    ) -> io::Result<Settler> {
         let stop = Arc::new(AtomicBool::new(false));
         let (log, stopping) = (activity.clone(), stop.clone());
-        let thread = sync::spawn("dfs-settle", move || run(&log, &capture, &stopping))?;
+        let thread = sync::spawn("dfs-settle", move || {
+            run(&log, &capture, &stopping, &mut give_way)
+        })?;
         Ok(Settler {
             activity,
             stop,
@@ -121,7 +128,7 @@ impl Settler {
     }
 }
 
-fn run(activity: &Activity, capture: &Capture, stop: &AtomicBool) {
+fn run(activity: &Activity, capture: &Capture, stop: &AtomicBool, give_way: &mut impl FnMut()) {
     let mut due_ns = 0;
     let mut is_failing = false;
     while !stop.load(Ordering::Acquire) {
@@ -145,6 +152,9 @@ fn run(activity: &Activity, capture: &Capture, stop: &AtomicBool) {
             due_ns = sys::monotonic_ns() + INTERVAL_NS;
         }
         activity.watch_clock();
+        if !capture.journal().is_in_place() && !stop.load(Ordering::Acquire) {
+            give_way();
+        }
         activity.wait(TICK);
     }
 }

@@ -22,7 +22,7 @@ use crate::mirror::{CheckProgress, Event, Mirror, MirrorState, check};
 use crate::passthrough::Tree;
 use crate::sender::{Sender, SenderOptions};
 use crate::stats::SetCounters;
-use crate::supervisor::{Line, Ready};
+use crate::supervisor::{Line, Ready, Supervision};
 use crate::sync::{self, Mutex, Rank};
 use crate::sys::{self, FuseMount};
 use crate::types::{Time, limits};
@@ -243,7 +243,7 @@ pub(super) fn serve(
         checker: start_check(&source, interval, stop)?,
         settler: match activity {
             Some(activity) => {
-                let settler = Settler::start(activity, capture.clone());
+                let settler = Settler::start(activity, capture.clone(), give_way(options));
                 Some(settler.context("cannot start the thread that makes changes durable")?)
             }
             None => None,
@@ -276,6 +276,31 @@ pub(super) fn serve(
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     served?;
     ended
+}
+
+/// Has the supervisor start another worker, which begins a lost state anew.
+fn give_way(options: &MountOptions) -> impl FnMut() + Send + use<> {
+    let (run_dir, set) = (options.run_dir.clone(), options.set.clone());
+    let queue_dir = options.queue_dir.clone();
+    let mut is_told = false;
+    move || {
+        if is_told {
+            return;
+        }
+        is_told = true;
+        let queue_dir = queue_dir.display();
+        let asked = Supervision::read(&run_dir, &set).map(|told| told.ask_for_restart());
+        match asked {
+            Some(Ok(())) => {
+                tracing::error!(%queue_dir, "the queue was removed or replaced: another worker begins it anew");
+            }
+            other => tracing::error!(
+                %queue_dir,
+                ?other,
+                "the queue was removed or replaced: unmount the set and mount it again"
+            ),
+        }
+    }
 }
 
 /// The mount outlives this worker from now on, where the kernel can send requests again that a dead

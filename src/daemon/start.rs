@@ -214,7 +214,9 @@ fn go_on(
     last: Option<Covered>,
     root: FileId,
 ) -> anyhow::Result<Begun> {
-    let covered = last.context("the state of the last worker is missing")?;
+    let Some(covered) = last else {
+        return begin_anew(journal, options, root);
+    };
     if covered.root != root {
         bail!("the state is of another directory");
     }
@@ -235,6 +237,42 @@ fn go_on(
         journal,
         covered,
         doubt,
+        incarnation: 0,
+    })
+}
+
+/// The state of a mount that is served was lost: another history, and a full mirror, while it is served.
+fn begin_anew(
+    journal: Arc<Journal>,
+    options: &MountOptions,
+    root: FileId,
+) -> anyhow::Result<Begun> {
+    let fresh = || sys::random_u128().context("no random numbers");
+    if journal.end() > Seq::ZERO {
+        journal
+            .reset(journal.end())
+            .context("cannot empty a queue without a state")?;
+    }
+    let covered = Covered {
+        instance: fresh()?,
+        history: History(fresh()?),
+        root,
+        directory: options.dir.display().to_string(),
+        boot: sys::boot_id().context("cannot read the boot id")?,
+        mounts: Mounts {
+            // Our own mount lies over it, so that nobody can look.
+            data: 0,
+            queue: mount_of(&options.queue_dir)?,
+        },
+        began_ns: sys::realtime_ns(),
+        bypassed: true,
+        clean: None,
+        forks: Vec::new(),
+    };
+    Ok(Begun {
+        journal,
+        covered,
+        doubt: Doubt::Nothing,
         incarnation: 0,
     })
 }

@@ -102,7 +102,7 @@ pub(super) struct Core {
     pub(super) options: Options,
     pub(super) boot: String,
     /// Held as long as the journal is open.
-    pub(super) _lock: File,
+    pub(super) lock: File,
     /// Flushes, one at a time. Rank: flush; I/O happens under it.
     pub(super) flush: Mutex<()>,
     /// The end. Rank: journal; the write of a record and the change of segments happen under it.
@@ -346,6 +346,17 @@ impl Journal {
     /// never appended, and what [`Reader::next`] may say.
     pub fn reader(self: &Arc<Self>, after: Seq) -> Result<Reader, Error> {
         Reader::open(Arc::clone(self), after)
+    }
+
+    /// Is the directory still that of this journal? Somebody may have removed or replaced it: then what
+    /// is appended is lost with this process.
+    pub fn is_in_place(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let there = std::fs::metadata(self.core.dir.join("lock"));
+        let (Ok(there), Ok(ours)) = (there, self.core.lock.metadata()) else {
+            return false;
+        };
+        (there.dev(), there.ino()) == (ours.dev(), ours.ino()) && self.core.seg_dir.is_dir()
     }
 
     /// What the journal holds and takes; cheap.

@@ -473,7 +473,7 @@ impl<'a> Repair<'a> {
             seg_dir: self.seg_dir.to_path_buf(),
             options: parts.options,
             boot: self.boot.clone(),
-            _lock: parts.lock,
+            lock: parts.lock,
             flush: Mutex::new(Rank::Flush, ()),
             tail: Mutex::new(Rank::Journal, tail),
             segments: Mutex::new(
