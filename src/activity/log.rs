@@ -8,23 +8,8 @@
 //! A file is noted once in an *epoch*. An epoch ends ([`Activity::settle`]) when everything below and the
 //! queue have been made durable; its file is removed then. What is made in a directory needs no mark of its
 //! own: the directory has one, and whatever was made since is told by its change time, which is not older than
-//! the epoch ([`Marks::since_ns`]); so a marked directory stands for what was made in it, too. Whatever only
+//! the epoch ([`Marks::since_ns`](super::Marks::since_ns)); so a marked directory stands for what was made in it, too. Whatever only
 //! changes names marks directories alone. And programs wait for the log's disk for a third of the time at most.
-//!
-//! # A file of it: `EPOCH` in hexadecimal, integers little-endian
-//! ```text
-//!   0  u32      magic "DFA1"
-//!   4  u32      0
-//!   8  u64      epoch
-//!  16  u64      since: realtime when it was made, or from when on changes were still to be looked for
-//!  24  u128     instance of the source's state
-//!  40  u64      inode number of this file: a copy is not it
-//!  48  12 bytes 0
-//!  60  u32      crc32c of bytes 0..60
-//!  64  32 bytes a mark: u64 ino, u64 generation, u64 epoch, u16 root, u16 1 (0: everything), u32 crc32c
-//! ```
-//! Marks of one epoch stand without a hole. What follows the first that is none was never acknowledged;
-//! a valid one behind it, however, shows damage, and damage puts everything in doubt.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -38,11 +23,9 @@ use std::time::Duration;
 
 use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 use crate::sys;
-use crate::types::{FileId, Generation, Ino, RootId};
+use crate::types::{FileId, Time};
 
-const MAGIC: &[u8; 4] = b"DFA1";
-const HEADER_BYTES: usize = 64;
-const MARK_BYTES: usize = 32;
+use super::marks::{HEADER_BYTES, MARK_BYTES, encode_header, encode_mark, epochs};
 
 /// Room is made for so many marks at once: a write into room that is there needs no metadata.
 const MARKS_MADE: u64 = 4096;
@@ -56,132 +39,6 @@ const KNOWN_MAX: usize = 256 << 10;
 const KNOWN_MANY: usize = 64 << 10;
 /// So long, at most, the programs of one epoch wait for the log's disk; beyond, everything is in doubt.
 const WAIT_NS_MAX: u64 = 5_000_000_000;
-
-/// What survived of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Marks {
-    /// The marked files and directories.
-    pub ids: Vec<FileId>,
-    /// What was made in a marked directory has a `ctime` that is not before this (nanoseconds since 1970).
-    pub since_ns: u64,
-}
-
-/// What a start finds of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Survived {
-    /// None, a damaged one, or a copy: the state is not as the last run left it.
-    Nothing,
-    /// One that says that everything may be lost.
-    Everything,
-    /// One that says what may be lost.
-    Marks(Marks),
-}
-
-/// What a log in `dir` says.
-pub fn read_log(dir: &Path, instance: u128) -> Survived {
-    read_all(dir, instance).unwrap_or_else(|error| {
-        tracing::warn!(dir = %dir.display(), %error, "the activity log cannot be read");
-        Survived::Nothing
-    })
-}
-
-fn read_all(dir: &Path, instance: u128) -> io::Result<Survived> {
-    let mut ids = Vec::new();
-    let mut since_ns = u64::MAX;
-    let mut everything = false;
-    for (epoch, path) in epochs(dir)? {
-        let own = std::fs::metadata(&path)?.ino();
-        let bytes = std::fs::read(&path)?;
-        let Some(since) = decode_header(&bytes, epoch, instance, own) else {
-            tracing::warn!(path = %path.display(), "this file of the activity log is damaged, or a copy");
-            return Ok(Survived::Nothing);
-        };
-        everything |= !decode_marks(&bytes, epoch, &mut ids);
-        since_ns = since_ns.min(since);
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    // While a set is served there is always a file.
-    Ok(match since_ns {
-        u64::MAX => Survived::Nothing,
-        _ if everything => Survived::Everything,
-        since_ns => Survived::Marks(Marks { ids, since_ns }),
-    })
-}
-
-/// The files in order; names that are none are not looked at, as an epoch's file has its name from its
-/// beginning on.
-fn epochs(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let epoch = name.to_str().filter(|name| name.len() == 16);
-        if let Some(epoch) = epoch.and_then(|name| u64::from_str_radix(name, 16).ok()) {
-            found.push((epoch, entry.path()));
-        }
-    }
-    found.sort_unstable();
-    Ok(found)
-}
-
-fn encode_header(epoch: u64, since_ns: u64, instance: u128, own: u64) -> [u8; HEADER_BYTES] {
-    let mut bytes = [0u8; HEADER_BYTES];
-    bytes[..4].copy_from_slice(MAGIC);
-    bytes[8..16].copy_from_slice(&epoch.to_le_bytes());
-    bytes[16..24].copy_from_slice(&since_ns.to_le_bytes());
-    bytes[24..40].copy_from_slice(&instance.to_le_bytes());
-    bytes[40..48].copy_from_slice(&own.to_le_bytes());
-    let crc = crc32c::crc32c(&bytes[..60]);
-    bytes[60..].copy_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-fn decode_header(bytes: &[u8], epoch: u64, instance: u128, own: u64) -> Option<u64> {
-    let bytes = bytes.first_chunk::<HEADER_BYTES>()?;
-    let since_ns = u64::from_le_bytes(*bytes[16..].first_chunk()?);
-    (*bytes == encode_header(epoch, since_ns, instance, own)).then_some(since_ns)
-}
-
-fn encode_mark(id: Option<FileId>, epoch: u64) -> [u8; MARK_BYTES] {
-    let mut bytes = [0u8; MARK_BYTES];
-    if let Some(id) = id {
-        bytes[..8].copy_from_slice(&id.ino.0.to_le_bytes());
-        bytes[8..16].copy_from_slice(&id.generation.0.to_le_bytes());
-        bytes[24..26].copy_from_slice(&id.root.0.to_le_bytes());
-        bytes[26] = 1;
-    }
-    bytes[16..24].copy_from_slice(&epoch.to_le_bytes());
-    let crc = crc32c::crc32c(&bytes[..28]);
-    bytes[28..].copy_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-/// `None`: no mark of this epoch; `Some(None)`: everything.
-fn decode_mark(bytes: &[u8], epoch: u64) -> Option<Option<FileId>> {
-    let bytes = bytes.first_chunk::<MARK_BYTES>()?;
-    let number = |at: usize| Some(u64::from_le_bytes(*bytes[at..].first_chunk()?));
-    let id = FileId {
-        root: RootId(u16::from_le_bytes([bytes[24], bytes[25]])),
-        ino: Ino(number(0)?),
-        generation: Generation(number(8)?),
-    };
-    let id = (bytes[26] != 0).then_some(id);
-    (*bytes == encode_mark(id, epoch)).then_some(id)
-}
-
-/// False: everything is in doubt.
-fn decode_marks(bytes: &[u8], epoch: u64, ids: &mut Vec<FileId>) -> bool {
-    let mut marks = bytes[HEADER_BYTES..].chunks_exact(MARK_BYTES);
-    for mark in marks.by_ref() {
-        match decode_mark(mark, epoch) {
-            Some(Some(id)) => ids.push(id),
-            Some(None) => return false,
-            None => break,
-        }
-    }
-    marks.all(|mark| decode_mark(mark, epoch).is_none())
-}
 
 /// What a log begins after.
 #[derive(Debug, Clone, Copy)]
@@ -607,7 +464,7 @@ fn make_file(dir: &Path, epoch: u64, instance: u128, since_ns: u64) -> io::Resul
     made.map(|file| (file, MARKS_MADE))
 }
 
-fn nanoseconds(time: crate::types::Time) -> u64 {
+fn nanoseconds(time: Time) -> u64 {
     let secs = u64::try_from(time.secs).unwrap_or(0);
     secs.saturating_mul(1_000_000_000) + u64::from(time.nanos)
 }
