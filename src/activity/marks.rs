@@ -30,6 +30,8 @@ pub(super) const MARK_BYTES: usize = 32;
 pub struct Marks {
     /// The marked files and directories.
     pub ids: Vec<FileId>,
+    /// It says that anything may be lost, or is damaged.
+    pub everything: bool,
     /// What was made in a marked directory has a `ctime` that is not before this (nanoseconds since 1970).
     pub since_ns: u64,
 }
@@ -39,8 +41,6 @@ pub struct Marks {
 pub enum Survived {
     /// None, a damaged one, or a copy: the state is not as the last run left it.
     Nothing,
-    /// One that says that everything may be lost.
-    Everything,
     /// One that says what may be lost.
     Marks(Marks),
 }
@@ -72,8 +72,11 @@ fn read_all(dir: &Path, instance: u128) -> io::Result<Survived> {
     // While a set is served there is always a file.
     Ok(match since_ns {
         u64::MAX => Survived::Nothing,
-        _ if everything => Survived::Everything,
-        since_ns => Survived::Marks(Marks { ids, since_ns }),
+        since_ns => Survived::Marks(Marks {
+            ids,
+            everything,
+            since_ns,
+        }),
     })
 }
 

@@ -140,6 +140,11 @@ impl<R: Replica> Applier<R> {
         self.achieved.get().1
     }
 
+    /// Is the beginning of a full mirror the only record that it takes next?
+    pub fn awaits_mirror(&self) -> bool {
+        self.meta.jump
+    }
+
     /// What the replica is now.
     pub fn data_state(&self) -> DataState {
         if self.meta.position.is_none() {

@@ -20,7 +20,7 @@ pub(super) struct Gap {
 }
 
 impl Capture {
-    /// Puts files in doubt: they stand in the journal as a gap.
+    /// Puts files in doubt: they stand in the journal as a gap, which may name none.
     ///
     /// Takes no inode locks: a directory whose listing changes at the same time is recorded too, and
     /// the image that settles the doubt is taken under its lock, later.
@@ -31,10 +31,10 @@ impl Capture {
                 everything: false,
             });
         }
-        if everything {
+        if everything || ids.is_empty() {
             self.append_gap(Gap {
                 ids: Vec::new(),
-                everything: true,
+                everything,
             });
         }
     }

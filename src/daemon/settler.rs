@@ -137,6 +137,10 @@ fn run(activity: &Activity, capture: &Capture, stop: &AtomicBool, give_way: &mut
         let is_due = sys::monotonic_ns() >= due_ns || activity.is_large();
         if is_due && !capture.is_checking() {
             let settled = activity.settle(|| {
+                // What could not be recorded is told by the marks alone, until it is.
+                if !capture.try_close_gap() {
+                    return Err(io::Error::other("operations cannot be recorded"));
+                }
                 let queue = capture.journal().sync();
                 queue.map_err(|error| io::Error::other(format!("the queue: {error}")))?;
                 sync_below(capture)

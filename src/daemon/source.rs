@@ -153,22 +153,16 @@ pub(super) fn serve(
             .with_context(|| format!("cannot use {}", options.state_dir.display()))?;
     let capture = Arc::new(capture);
 
-    let store = || start::store(&journal, &covered).context("cannot store the state");
-    let is_marked = matches!(doubt, Doubt::Marked { .. });
-    if is_marked {
+    if matches!(doubt, Doubt::Marked { .. }) {
         // Before the first record of the new history, so that nobody takes that for one of the old.
-        store()?;
+        start::store_unfinished(&journal, &covered).context("cannot store the state")?;
     }
     let suspects = match &doubt {
         Doubt::Marked { ids, .. } => ids.len() as u64,
         _ => 0,
     };
     let after = begin_doubt(&capture, doubt, gap_was_set)?;
-    if is_marked {
-        journal.sync().context("cannot make the queue durable")?;
-    } else {
-        store()?;
-    }
+    start::store(&journal, &covered).context("cannot store the state")?;
     let place = Place::of(&options.dir, capture.tree().root());
     let kernel = match device {
         Some(device) => {
@@ -323,30 +317,38 @@ fn images_ahead_max(options: &MountOptions) -> u64 {
     quarter.clamp(4 << 20, limits::SEGMENT_BYTES_MAX)
 }
 
-/// Says in the stream what is in doubt; returns after which time nobody watched, where what was
+/// Says in the stream, durably, what is in doubt; returns after which time nobody watched, where what was
 /// changed then is to be looked for.
 fn begin_doubt(capture: &Capture, doubt: Doubt, gap_was_set: bool) -> anyhow::Result<Option<Time>> {
+    let is_said = gap_was_set || !matches!(doubt, Doubt::Nothing | Doubt::After(_));
     if gap_was_set {
         capture.doubt(&[], true);
-        if !capture.has_open_gap() {
-            capture
-                .clear_gap_flag()
-                .context("cannot clear the gap flag")?;
-        }
     }
-    match doubt {
-        Doubt::Nothing => Ok(None),
+    let after = match doubt {
+        Doubt::Nothing => None,
         Doubt::Everything => {
             capture.doubt(&[], true);
-            Ok(None)
+            None
         }
-        Doubt::After(after) => Ok(Some(after)),
+        Doubt::After(after) => Some(after),
         Doubt::Marked { ids, after } => {
+            // Also none of them: a history begins with such a record, and the mirror that may have been
+            // under way goes on.
             capture.doubt(&ids, false);
             capture.known_in_doubt(ids.into_iter().collect());
-            Ok(Some(after))
+            Some(after)
         }
+    };
+    if is_said {
+        let synced = capture.journal().sync();
+        synced.context("cannot make the queue durable")?;
     }
+    if gap_was_set && !capture.has_open_gap() {
+        capture
+            .clear_gap_flag()
+            .context("cannot clear the gap flag")?;
+    }
+    Ok(after)
 }
 
 fn mount(

@@ -132,7 +132,8 @@ pub(super) fn begin(
     let fresh = || -> anyhow::Result<u128> { sys::random_u128().context("no random numbers") };
     let keeps = matches!(verdict, Verdict::DoubtAfter(_) | Verdict::DoubtAll);
     let cut = last.as_ref().filter(|_| verdict == Verdict::PowerCut);
-    let marked = cut.and_then(|last| marked(survived, last));
+    let marked = cut.and_then(|last| marked(&survived, last));
+    let is_unclean = last.as_ref().is_some_and(|last| last.clean.is_none());
     let mut forks = match &last {
         Some(last) if keeps || marked.is_some() => last.forks.clone(),
         _ => Vec::new(),
@@ -159,7 +160,11 @@ pub(super) fn begin(
     let doubt = match verdict {
         Verdict::PowerCut if marked.is_some() => marked.unwrap_or(Doubt::Nothing),
         Verdict::Unknown | Verdict::NewHistory | Verdict::PowerCut => Doubt::Nothing,
-        Verdict::DoubtAfter(ns) => Doubt::After(time_of(ns)),
+        Verdict::DoubtAfter(ns) => Doubt::After(time_of(match &survived {
+            // What the last run was still looking for when it died.
+            Survived::Marks(marks) if is_unclean => ns.min(marks.since_ns.saturating_sub(1)),
+            _ => ns,
+        })),
         Verdict::DoubtAll => Doubt::Everything,
     };
     let covered = Covered {
@@ -183,9 +188,10 @@ pub(super) fn begin(
 }
 
 /// What is in doubt after a run that ended in a loss of power; `None`: everything.
-fn marked(survived: Survived, last: &Covered) -> Option<Doubt> {
-    let Survived::Marks(marks) = survived else {
-        return None;
+fn marked(survived: &Survived, last: &Covered) -> Option<Doubt> {
+    let marks = match survived {
+        Survived::Marks(marks) if !marks.everything => marks,
+        Survived::Marks(_) | Survived::Nothing => return None,
     };
     // What was made in a marked directory, and what was changed after the end; a known way beside the
     // mount was there all the time.
@@ -196,7 +202,7 @@ fn marked(survived: Survived, last: &Covered) -> Option<Doubt> {
     let after = after.saturating_sub(1);
     tracing::info!(marks = marks.ids.len(), "the activity log was kept");
     Some(Doubt::Marked {
-        ids: marks.ids,
+        ids: marks.ids.clone(),
         after: time_of(after),
     })
 }
@@ -275,6 +281,16 @@ fn begin_anew(
         doubt: Doubt::Nothing,
         incarnation: 0,
     })
+}
+
+/// Records that a history begins whose first record does not stand yet: whatever happens before
+/// [`store`], the next start does after a loss of power what this one does.
+pub(super) fn store_unfinished(journal: &Journal, covered: &Covered) -> Result<(), journal::Error> {
+    let unfinished = Covered {
+        boot: "none".into(),
+        ..covered.clone()
+    };
+    store(journal, &unfinished)
 }
 
 /// Records that the run has begun, or how it ended.

@@ -176,6 +176,7 @@ impl Replay {
         let durable = self.applier.durable();
         self.durable = durable;
         let data = self.data();
+        let is_before_mirror = self.applier.awaits_mirror();
         let mirror = self.mirror_progress();
         self.stream.post(|board| {
             board.opened = true;
@@ -188,6 +189,7 @@ impl Replay {
                 Some(_) => data,
                 None => DataState::MirrorRequired,
             };
+            board.is_before_mirror = is_before_mirror;
             board.mirror = mirror;
         });
         info!(stream = number, ?position, %received, "applier ready");
@@ -339,6 +341,7 @@ impl Replay {
         let path = path.filter(|path| !path.is_empty());
         let path = path.map(|path| String::from_utf8_lossy(&path).into_owned());
         let (applied, data) = (self.applier.applied(), self.data());
+        let is_before_mirror = self.applier.awaits_mirror();
         let mirror = self.mirror_progress();
         let outstanding = self.applier.mirror().map_or(0, |m| m.outstanding);
         let (gate, session) = {
@@ -359,6 +362,7 @@ impl Replay {
             if positioned {
                 board.applied = applied;
                 board.data = data;
+                board.is_before_mirror = is_before_mirror;
             }
             board.mirror = mirror;
             if path.is_some() {
@@ -395,6 +399,7 @@ impl Replay {
             warn!(stream = self.stream.number, error = %e, "position cannot be set anew");
         }
         let data = self.data();
+        let is_before_mirror = self.applier.awaits_mirror();
         let mirror = self.mirror_progress();
         self.stream.post(|board| match outcome {
             Ok(()) => {
@@ -404,6 +409,7 @@ impl Replay {
                 board.durable = position.seq;
                 board.checkpoint_upto = Seq::ZERO;
                 board.data = data;
+                board.is_before_mirror = is_before_mirror;
                 board.mirror = mirror;
                 board.apply_error = None;
                 board.wants.clear();

@@ -92,6 +92,8 @@ pub(super) struct Board {
     pub(super) applied: Seq,
     pub(super) durable: Seq,
     pub(super) data: DataState,
+    /// The position holds only for the full mirror that is to come next.
+    pub(super) is_before_mirror: bool,
     pub(super) apply_error: Option<String>,
     pub(super) intake_error: Option<String>,
     pub(super) last_path: Option<String>,

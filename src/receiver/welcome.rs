@@ -141,7 +141,11 @@ fn remap_asked(hello: &Hello, replica: &Path) -> Result<Option<Remap>, Error> {
 pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error> {
     await_open(stream, replay::OPEN_PATIENCE)?;
     stream.settle_received()?;
-    let is_other = |board: &Board| board.history.is_some_and(|ours| ours != hello.history);
+    let is_other = |board: &Board| {
+        board
+            .history
+            .is_some_and(|ours| hello.forks.contains(&ours))
+    };
     await_rest(stream, is_other)?;
     let record = stream.record();
     let replica = stream.places.root.join(&record.path);
@@ -152,10 +156,7 @@ pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error>
     }
     let board = stream.board();
     // No other history leads on from a replica whose mirror has not begun.
-    let is_whole = !matches!(
-        board.data,
-        DataState::MirrorRequired | DataState::Recovering
-    );
+    let is_whole = !board.is_before_mirror && board.data != DataState::Recovering;
     let is_a_position = is_as_before && (is_whole || !is_other(&board));
     Ok(Welcome {
         protocol: PROTOCOL,

@@ -28,8 +28,8 @@ pub(super) struct Greeted {
     pub(super) wrote: u64,
 }
 
-/// Connects and greets.
-pub(super) async fn greet(options: &SenderOptions) -> Result<Greeted, Error> {
+/// Connects and greets. `jumps`: the target's position will not be gone on from.
+pub(super) async fn greet(options: &SenderOptions, jumps: bool) -> Result<Greeted, Error> {
     let socket = dial(options).await?;
     let endpoint = options.target.endpoint();
     let broken = |source| Error::Wire {
@@ -42,7 +42,7 @@ pub(super) async fn greet(options: &SenderOptions) -> Result<Greeted, Error> {
     }
     let (reading, mut writer) = socket.into_split();
     let mut reader = MessageReader::new(BufReader::with_capacity(64 << 10, reading), CONNECT_MAX);
-    let hello = Message::Hello(hello_of(options));
+    let hello = Message::Hello(hello_of(options, jumps));
     // The target may have refused already, and its text says more than a broken pipe.
     let mut wrote = 6;
     let greeted = async {
@@ -100,7 +100,8 @@ fn check(options: &SenderOptions, welcome: &Welcome) -> Result<(), Error> {
     Ok(())
 }
 
-fn hello_of(options: &SenderOptions) -> Hello {
+fn hello_of(options: &SenderOptions, jumps: bool) -> Hello {
+    let forks = options.forks.iter().map(|fork| fork.history);
     let journal: &Journal = &options.journal;
     Hello {
         protocol: PROTOCOL,
@@ -109,6 +110,7 @@ fn hello_of(options: &SenderOptions) -> Hello {
         instance: options.instance,
         path: options.target.path.clone(),
         history: options.history,
+        forks: forks.filter(|_| !jumps).collect(),
         first: journal.first(),
         end: journal.end(),
         root: options.root,

@@ -156,7 +156,7 @@ fn one_session(
     let runtime = &options.runtime;
     let greeted = runtime.block_on(async {
         tokio::select! {
-            greeted = greet(options) => greeted,
+            greeted = greet(options, *jump_required) => greeted,
             () = shared.until_over() => Err(Error::Stopped),
         }
     })?;

@@ -36,6 +36,10 @@ pub struct Hello {
     pub path: Option<String>,
     /// The line of positions of the source's journal.
     pub history: History,
+    /// The lines that this one goes on from, oldest first; empty also where only a mirror will do. A target
+    /// that stands in one of them is to say where it stands once it has applied all that it has.
+    #[serde(default)]
+    pub forks: Vec<History>,
     /// Oldest record that the source still has.
     pub first: Seq,
     /// Newest record that the source has.

@@ -408,12 +408,18 @@ fn source_cut(test: &str, kind: &str) {
         assert!(suspects > 0, "the activity log was not believed");
         cuts += 1;
         while random.random_bool(0.4) {
+            // Or only its processes die, while they look for what was lost.
             some_time(&mut random, 300);
-            image.cut();
+            let loses_power = random.random_bool(0.7);
+            if loses_power {
+                image.cut();
+            }
             fixture.lose_source();
-            image.come_back();
+            if loses_power {
+                image.come_back();
+                cuts += 1;
+            }
             fixture.mount();
-            cuts += 1;
         }
         let counts = programs.before_cut.clone();
         all.push(programs);

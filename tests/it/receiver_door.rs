@@ -82,6 +82,7 @@ fn hello() -> Hello {
         instance: 1,
         path: None,
         history: History(5),
+        forks: Vec::new(),
         first: Seq(1),
         end: Seq(10),
         root: ROOT,

@@ -24,6 +24,7 @@ fn hello() -> Hello {
         instance: u128::MAX - 7,
         path: Some("a/b".into()),
         history: History(u128::MAX / 3),
+        forks: Vec::new(),
         first: Seq(1),
         end: Seq(u64::MAX),
         root: FileId::new(2, 0),
