@@ -337,6 +337,10 @@ fn step_old(dir: &Path, number: u64) -> io::Result<()> {
         ["a", "b"].map(|part| dir.join(format!("{part}/{}", random.random_range(0..OLD_FILES))));
     let [one, other] = &places;
     let path = if one.exists() { one } else { other };
+    if !path.exists() {
+        // Removed and not written again before a cut.
+        return std::fs::write(one, random_bytes(number, OLD_BYTES as usize));
+    }
     let done = match random.random_range(0..8) {
         0 => std::fs::rename(path, if path == one { other } else { one }),
         1 => std::fs::set_permissions(
