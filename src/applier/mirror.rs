@@ -21,6 +21,10 @@ impl<R: Replica> Applier<R> {
         self.meta_changed = true;
         if everything {
             self.doubt_everything();
+            // A partial mirror follows: what the root leads to is all that there is.
+            if let Some(root) = self.meta.root {
+                self.doubt_root(root);
+            }
         }
         for id in ids {
             if let Some(inode) = self.map.get(*id) {
@@ -36,6 +40,12 @@ impl<R: Replica> Applier<R> {
         self.meta_changed = true;
     }
 
+    fn doubt_root(&mut self, root: FileId) {
+        let inode = self.replica.root();
+        self.map.bind(root, inode, Trust::Stale);
+        self.want(root, InodeKind::Dir);
+    }
+
     pub(super) fn mirror_begin(&mut self, number: u64, scope: Scope, root: FileId) {
         let unfinished = self.meta.mirror.map(|mirror| mirror.scope);
         if scope == Scope::Full {
@@ -43,9 +53,7 @@ impl<R: Replica> Applier<R> {
             if let Some(old) = self.meta.root.filter(|old| *old != root) {
                 self.map.remove(old);
             }
-            let inode = self.replica.root();
-            self.map.bind(root, inode, Trust::Stale);
-            self.want(root, InodeKind::Dir);
+            self.doubt_root(root);
             self.meta.root = Some(root);
         }
         self.meta.mirror = Some(Mirror {

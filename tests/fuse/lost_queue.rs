@@ -1,10 +1,13 @@
 //! Goal: a queue that is taken away or damaged under a mount stops nobody, and the replica is exact again
 //! by itself. Method: its files are removed or overwritten while programs write.
 
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use crate::support::{Fixture, is_ready, until};
-use crate::takeover::load_all;
+use nix::sys::signal::Signal;
+
+use crate::support::{Fixture, Image, is_ready, until};
+use crate::takeover::{kill_worker, load_all};
 
 /// The largest segment.
 fn segment(fixture: &Fixture) -> std::path::PathBuf {
@@ -65,5 +68,39 @@ fn a_record_that_is_damaged_in_the_queue_is_passed_by_a_mirror() {
     fixture.proxy.mend();
     let report = fixture.assert_equal();
     eprintln!("{test}: {report}");
+    fixture.finish();
+}
+
+#[test]
+fn a_worker_that_dies_on_a_full_disk_is_followed_by_one_that_serves() {
+    let test = "a_worker_that_dies_on_a_full_disk_is_followed_by_one_that_serves";
+    if !is_ready(test) {
+        return;
+    }
+    let Some(image) = Image::with(test, ("ext4", &["-m", "0"]), 128, "loop") else {
+        return;
+    };
+    let mut fixture = Fixture::apart(test, Some(image.path()), None);
+    fixture.start();
+    std::fs::write(fixture.path("small"), "1").expect("write");
+    fixture.caught_up();
+    // Below, beside what is protected: the queue and the data have nothing left.
+    let filler = image.path().join("filler");
+    let mut file = std::fs::File::create(&filler).expect("create");
+    let block = vec![7u8; 64 << 10];
+    while file.write_all(&block).is_ok() {}
+    while file.write_all(&[7]).is_ok() {}
+    let full = file.sync_all();
+    for _ in 0..5 {
+        kill_worker(&fixture, Signal::SIGKILL);
+        assert_eq!(std::fs::read(fixture.path("small")).expect("read"), b"1");
+        // It may find room that the queue has given back.
+        let _ = std::fs::write(fixture.path("large"), &block);
+    }
+    drop(file);
+    std::fs::remove_file(&filler).expect("make room");
+    std::fs::write(fixture.path("large"), &block).expect("write");
+    let report = fixture.assert_equal();
+    eprintln!("{test}: filled ({full:?}); {report}");
     fixture.finish();
 }

@@ -219,7 +219,9 @@ impl Mirroring {
         self.emit(vec![(gap, Vec::new())]);
         self.feed("gap");
         assert_eq!(self.rig.applier().data_state(), DataState::MirrorRequired);
-        self.begin(match everything {
+        // A partial one, too, is of everything then.
+        let is_full = everything && self.rng.random_bool(0.5);
+        self.begin(match is_full {
             true => Scope::Full,
             false => Scope::Partial,
         });
