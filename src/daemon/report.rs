@@ -59,6 +59,13 @@ impl Source {
                 );
             }
         }
+        all.extend(self.below.trouble().map(|why| {
+            format!(
+                "the file system of {} could not write what programs wrote ({why}): its disk may have lost \
+                 what the targets have; repair it and mount the set again, which mirrors what was changed since",
+                self.options.dir.display()
+            )
+        }));
         match self.capture.activity() {
             Some(activity) => all.extend(activity.trouble().map(|why| {
                 format!(

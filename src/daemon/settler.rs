@@ -2,7 +2,7 @@
 //! doubt.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +10,14 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::activity::{Activity, Past};
+use crate::activity::{Activity, Covered, Past};
 use crate::capture::Capture;
 use crate::passthrough::Tree;
-use crate::sync;
+use crate::sync::{self, Mutex, Rank};
 use crate::sys;
 use crate::types::Time;
 
-use super::start::nanoseconds;
+use super::start::{self, nanoseconds};
 
 /// Between two times, at most: what was changed in two of these may be compared after a loss of power.
 const INTERVAL_NS: u64 = 15_000_000_000;
@@ -77,15 +77,52 @@ fn is_durable(tree: &Tree) -> io::Result<bool> {
     }
 }
 
-fn reopened(tree: &Tree) -> io::Result<std::os::fd::OwnedFd> {
+fn reopened(tree: &Tree) -> io::Result<OwnedFd> {
     let flags = libc::O_RDONLY | libc::O_DIRECTORY;
     sys::openat(tree.root(), c".", flags, 0)
 }
 
-/// Makes durable what was changed below: after a clean end nobody looks for what a loss of power took,
-/// and the targets have it.
-pub(super) fn sync_below(capture: &Capture) -> io::Result<()> {
-    sys::syncfs(reopened(capture.tree())?.as_fd())
+/// The file system below, as something to be made durable.
+pub(super) struct Below {
+    /// One descriptor all the time: it is told each error of writing once, also those between two calls.
+    root: OwnedFd,
+    /// The first error. What could not be written is not written again, though a later call succeeds.
+    failed: Mutex<Option<String>>,
+}
+
+impl Below {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// What openat(2) says.
+    pub(super) fn open(tree: &Tree) -> io::Result<Below> {
+        Ok(Below {
+            root: reopened(tree)?,
+            failed: Mutex::new(Rank::Leaf, None),
+        })
+    }
+
+    /// Makes durable what was changed below: after a clean end nobody looks for what a loss of power
+    /// took, and the targets have it.
+    ///
+    /// # Errors
+    /// What syncfs(2) says, or said before.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if let Some(error) = self.trouble() {
+            return Err(io::Error::other(error));
+        }
+        let synced = sys::syncfs(self.root.as_fd());
+        if let Err(error) = &synced {
+            tracing::error!(%error, "the file system below cannot write what programs wrote");
+            *self.failed.lock() = Some(error.to_string());
+        }
+        synced
+    }
+
+    /// Why it could not be made durable.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.failed.lock().clone()
+    }
 }
 
 /// The thread.
@@ -104,12 +141,14 @@ impl Settler {
     pub(super) fn start(
         activity: Arc<Activity>,
         capture: Arc<Capture>,
+        below: Arc<Below>,
+        covered: Covered,
         mut give_way: impl FnMut() + Send + 'static,
     ) -> io::Result<Settler> {
         let stop = Arc::new(AtomicBool::new(false));
         let (log, stopping) = (activity.clone(), stop.clone());
         let thread = sync::spawn("dfs-settle", move || {
-            run(&log, &capture, &stopping, &mut give_way)
+            run(&log, &capture, (&below, &covered), &stopping, &mut give_way)
         })?;
         Ok(Settler {
             activity,
@@ -128,7 +167,20 @@ impl Settler {
     }
 }
 
-fn run(activity: &Activity, capture: &Capture, stop: &AtomicBool, give_way: &mut impl FnMut()) {
+/// What programs wrote may be lost below: the next start does what it does after a loss of power.
+pub(super) fn note_lost(capture: &Capture, covered: &Covered) {
+    if let Err(error) = start::store_unfinished(capture.journal(), covered) {
+        tracing::error!(%error, "cannot note that changes may be lost below: mirror the set after the next mount");
+    }
+}
+
+fn run(
+    activity: &Activity,
+    capture: &Capture,
+    (below, covered): (&Below, &Covered),
+    stop: &AtomicBool,
+    give_way: &mut impl FnMut(),
+) {
     let mut due_ns = 0;
     let mut is_failing = false;
     while !stop.load(Ordering::Acquire) {
@@ -143,13 +195,16 @@ fn run(activity: &Activity, capture: &Capture, stop: &AtomicBool, give_way: &mut
                 }
                 let queue = capture.journal().sync();
                 queue.map_err(|error| io::Error::other(format!("the queue: {error}")))?;
-                sync_below(capture)
+                below.sync()
             });
             match settled {
                 Ok(_) => is_failing = false,
                 Err(error) if !is_failing => {
                     tracing::error!(%error, "what was changed cannot be made durable; a loss of power puts more and more files in doubt");
                     is_failing = true;
+                    if below.trouble().is_some() {
+                        note_lost(capture, covered);
+                    }
                 }
                 Err(_) => {}
             }

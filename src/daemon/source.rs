@@ -32,7 +32,7 @@ use super::answers::Answers;
 use super::claim::Claim;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
-use super::settler::{self, Settler, sync_below};
+use super::settler::{self, Below, Settler};
 use super::start::{self, Begun, Doubt, nanoseconds, number_connections};
 
 /// How much earlier than it was noticed a lazy umount may have been.
@@ -52,6 +52,7 @@ pub(super) struct Source {
     pub(super) watcher: Arc<Watcher>,
     pub(super) check: Arc<CheckProgress>,
     pub(super) mirrored: Arc<MirrorState>,
+    pub(super) below: Arc<Below>,
     /// Files that the activity log named when this run began.
     pub(super) suspects: u64,
     pub(super) warnings: Vec<String>,
@@ -141,6 +142,8 @@ pub(super) fn serve(
             options.dir.display()
         )
     })?;
+    let below =
+        Below::open(&tree).with_context(|| format!("cannot open {}", options.dir.display()))?;
     let capture_options = capture::Options {
         atime: options.atime,
         gap_file: options.state_dir.join("gap"),
@@ -221,6 +224,7 @@ pub(super) fn serve(
         watcher,
         check: Arc::new(CheckProgress::default()),
         mirrored: mirror.state(),
+        below: Arc::new(below),
         suspects,
         warnings,
         supervisor_pid: line.as_ref().map(|_| std::os::unix::process::parent_id()),
@@ -237,7 +241,13 @@ pub(super) fn serve(
         checker: start_check(&source, interval, stop)?,
         settler: match activity {
             Some(activity) => {
-                let settler = Settler::start(activity, capture.clone(), give_way(options));
+                let settler = Settler::start(
+                    activity,
+                    capture.clone(),
+                    source.below.clone(),
+                    source.covered.clone(),
+                    give_way(options),
+                );
                 Some(settler.context("cannot start the thread that makes changes durable")?)
             }
             None => None,
@@ -479,6 +489,7 @@ impl Running {
             capture,
             senders,
             covered,
+            below,
             ..
         } = &*self.source;
         let left_behind = self.detachment.end(capture.last_ctime_ns());
@@ -498,10 +509,11 @@ impl Running {
             sender.stop();
         }
         let whole = capture.try_close_gap();
-        sync_below(capture).with_context(|| {
+        if let Err(error) = below.sync() {
+            settler::note_lost(capture, covered);
             let dir = self.source.options.dir.display();
-            format!("cannot make {dir} durable; what changed is looked for at the next mount")
-        })?;
+            bail!("cannot make {dir} durable ({error}); the next mount mirrors what was changed");
+        }
         journal.sync().context("cannot make the queue durable")?;
         if !whole {
             bail!("operations could not be recorded; a mirror follows at the next mount");
