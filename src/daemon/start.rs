@@ -133,6 +133,7 @@ pub(super) fn begin(
     let keeps = matches!(verdict, Verdict::DoubtAfter(_) | Verdict::DoubtAll);
     let cut = last.as_ref().filter(|_| verdict == Verdict::PowerCut);
     let marked = cut.and_then(|last| marked(&survived, last));
+    let bypassed_before = last.as_ref().is_some_and(|last| last.bypassed);
     let is_unclean = last.as_ref().is_some_and(|last| last.clean.is_none());
     let mut forks = match &last {
         Some(last) if keeps || marked.is_some() => last.forks.clone(),
@@ -161,8 +162,11 @@ pub(super) fn begin(
         Verdict::PowerCut if marked.is_some() => marked.unwrap_or(Doubt::Nothing),
         Verdict::Unknown | Verdict::NewHistory | Verdict::PowerCut => Doubt::Nothing,
         Verdict::DoubtAfter(ns) => Doubt::After(time_of(match &survived {
-            // What the last run was still looking for when it died.
-            Survived::Marks(marks) if is_unclean => ns.min(marks.since_ns.saturating_sub(1)),
+            // Its epoch began before anything that was under way, and before what was still looked for.
+            Survived::Marks(marks) if is_unclean && bypassed_before => {
+                ns.min(marks.since_ns.saturating_sub(1))
+            }
+            Survived::Marks(marks) if is_unclean => marks.since_ns.saturating_sub(1),
             _ => ns,
         })),
         Verdict::DoubtAll => Doubt::Everything,
