@@ -25,7 +25,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 use crate::sys;
 use crate::types::{FileId, Time};
 
-use super::marks::{HEADER_BYTES, MARK_BYTES, encode_header, encode_mark, epochs};
+use super::marks::{HEADER_BYTES, MARK_BYTES, encode_header, encode_mark, epochs, read_epoch};
 
 /// Room is made for so many marks at once: a write into room that is there needs no metadata.
 const MARKS_MADE: u64 = 4096;
@@ -94,6 +94,29 @@ struct State {
 }
 
 impl State {
+    fn new(epoch: u64, file: File, room: u64, has_older: bool) -> State {
+        State {
+            epoch,
+            file: Arc::new(file),
+            slots: 0,
+            room,
+            marked: HashMap::new(),
+            pending: Vec::new(),
+            ticket: 0,
+            durable: 0,
+            is_flushing: false,
+            is_turning: false,
+            is_coarse: false,
+            under_way: [0; 2],
+            has_older,
+            is_since_old: false,
+            broken: None,
+            clock_ns: sys::realtime_ns(),
+            waited_ns: 0,
+            nudges: 0,
+        }
+    }
+
     fn is_large(&self) -> bool {
         self.slots >= MARKS_MANY || self.marked.len() >= KNOWN_MANY
     }
@@ -135,40 +158,54 @@ impl Activity {
             .unlooked_since_ns
             .map_or(now_ns, |since| since.min(now_ns));
         let (file, room) = make_file(dir, epoch, instance, since_ns)?;
-        let activity = Activity {
-            dir: dir.to_path_buf(),
+        let activity = Activity::with(
+            dir,
             instance,
-            state: Mutex::new(
-                Rank::Leaf,
-                State {
-                    epoch,
-                    file: Arc::new(file),
-                    slots: 0,
-                    room,
-                    marked: HashMap::new(),
-                    pending: Vec::new(),
-                    ticket: 0,
-                    durable: 0,
-                    is_flushing: false,
-                    is_turning: false,
-                    is_coarse: false,
-                    under_way: [0; 2],
-                    has_older: !older.is_empty(),
-                    is_since_old: past.unlooked_since_ns.is_some(),
-                    broken: None,
-                    clock_ns: sys::realtime_ns(),
-                    waited_ns: 0,
-                    nudges: 0,
-                },
-            ),
-            changed: Condvar::new(),
-            settling: Mutex::new(Rank::Daemon, ()),
-            marked: AtomicU64::new(0),
-        };
+            State::new(epoch, file, room, !older.is_empty()),
+        );
+        activity.state.lock().is_since_old = past.unlooked_since_ns.is_some();
         if !past.is_durable {
             activity.doubt_everything()?;
         }
         Ok(activity)
+    }
+
+    /// Goes on with the epoch that another worker began, which takes less time than a new one. `None`: there
+    /// is none that can be gone on with.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn resume(dir: &Path, instance: u128) -> io::Result<Option<Activity>> {
+        let mut all = epochs(dir)?;
+        let Some((epoch, path)) = all.pop() else {
+            return Ok(None);
+        };
+        let Some(marks) = read_epoch(&path, epoch, instance)? else {
+            return Ok(None);
+        };
+        let file = OpenOptions::new().write(true).open(&path)?;
+        // The last worker may have died before its last marks were durable.
+        sys::fdatasync(file.as_fd())?;
+        let bytes = file.metadata()?.len().saturating_sub(HEADER_BYTES as u64);
+        let room = bytes / MARK_BYTES as u64 / MARKS_MADE * MARKS_MADE;
+        let mut state = State::new(epoch, file, room, !all.is_empty());
+        state.slots = marks.ids.len() as u64 + u64::from(marks.everything);
+        state.is_coarse = marks.everything;
+        state.marked = marks.ids.into_iter().map(|id| (id, 0)).collect();
+        // Perhaps; an epoch that ends for nothing costs little.
+        state.is_since_old = true;
+        Ok(Some(Activity::with(dir, instance, state)))
+    }
+
+    fn with(dir: &Path, instance: u128, state: State) -> Activity {
+        Activity {
+            dir: dir.to_path_buf(),
+            instance,
+            state: Mutex::new(Rank::Leaf, state),
+            changed: Condvar::new(),
+            settling: Mutex::new(Rank::Daemon, ()),
+            marked: AtomicU64::new(0),
+        }
     }
 
     /// Until the next epoch a loss of power puts everything in doubt.

@@ -58,14 +58,13 @@ fn read_all(dir: &Path, instance: u128) -> io::Result<Survived> {
     let mut since_ns = u64::MAX;
     let mut everything = false;
     for (epoch, path) in epochs(dir)? {
-        let own = std::fs::metadata(&path)?.ino();
-        let bytes = std::fs::read(&path)?;
-        let Some(since) = decode_header(&bytes, epoch, instance, own) else {
+        let Some(mut read) = read_epoch(&path, epoch, instance)? else {
             tracing::warn!(path = %path.display(), "this file of the activity log is damaged, or a copy");
             return Ok(Survived::Nothing);
         };
-        everything |= !decode_marks(&bytes, epoch, &mut ids);
-        since_ns = since_ns.min(since);
+        everything |= read.everything;
+        ids.append(&mut read.ids);
+        since_ns = since_ns.min(read.since_ns);
     }
     ids.sort_unstable();
     ids.dedup();
@@ -78,6 +77,22 @@ fn read_all(dir: &Path, instance: u128) -> io::Result<Survived> {
             since_ns,
         }),
     })
+}
+
+/// One file; `None`: damaged, or a copy.
+pub(super) fn read_epoch(path: &Path, epoch: u64, instance: u128) -> io::Result<Option<Marks>> {
+    let own = std::fs::metadata(path)?.ino();
+    let bytes = std::fs::read(path)?;
+    let Some(since_ns) = decode_header(&bytes, epoch, instance, own) else {
+        return Ok(None);
+    };
+    let mut ids = Vec::new();
+    let everything = !decode_marks(&bytes, epoch, &mut ids);
+    Ok(Some(Marks {
+        ids,
+        everything,
+        since_ns,
+    }))
 }
 
 /// The files in order; names that are none are not looked at, as an epoch's file has its name from its

@@ -46,6 +46,9 @@ pub(super) fn open_log(
     unlooked_since: Option<Time>,
 ) -> io::Result<Option<Arc<Activity>>> {
     let dir = log_dir(state_dir);
+    if takes_over && let Ok(Some(activity)) = Activity::resume(&dir, instance) {
+        return Ok(Some(Arc::new(activity)));
+    }
     let past = Past {
         is_durable: takes_over || is_durable(tree)?,
         unlooked_since_ns: unlooked_since.map(nanoseconds),

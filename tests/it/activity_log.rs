@@ -154,6 +154,37 @@ fn the_next_worker_adds_to_what_the_last_one_marked() {
 }
 
 #[test]
+fn an_epoch_is_gone_on_with() {
+    let scratch = Scratch::new("activity");
+    let resume = || Activity::resume(scratch.path(), INSTANCE).expect("resume");
+    assert!(resume().is_none());
+    drop(begin(scratch.path()).enter(&[id(1), id(2)]));
+    let log = resume().expect("an epoch");
+    drop(log.enter(&[id(2), id(3)]));
+    assert_eq!(log.marked(), 1, "the second has its mark");
+    assert_eq!(named(scratch.path()), Some(vec![id(1), id(2), id(3)]));
+    assert_eq!(files(scratch.path()).len(), 1);
+    // Beyond the room that there was.
+    let many: Vec<FileId> = (10..6000).map(id).collect();
+    drop(log.enter(&many));
+    drop(log);
+    let log = resume().expect("an epoch");
+    drop(log.enter(&[id(7000)]));
+    assert_eq!(
+        named(scratch.path()).map(|ids| ids.len()),
+        Some(3 + 5990 + 1)
+    );
+    assert!(log.settle(|| Ok(())).expect("settle"));
+    assert_eq!(named(scratch.path()), Some(Vec::new()));
+    drop(log);
+    assert!(
+        Activity::resume(scratch.path(), INSTANCE + 1)
+            .expect("resume")
+            .is_none()
+    );
+}
+
+#[test]
 fn too_many_marks_or_an_unknown_past_put_everything_in_doubt() {
     let scratch = Scratch::new("activity");
     let log = begin(scratch.path());
