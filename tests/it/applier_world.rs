@@ -444,7 +444,7 @@ pub struct Disk {
     durable: World,
     steps: Vec<Step>,
     /// Contents that files have had since the last sync.
-    versions: HashMap<u64, Vec<Vec<u8>>>,
+    versions: BTreeMap<u64, Vec<Vec<u8>>>,
     shifted: bool,
     pub planted: Planted,
 }
@@ -455,7 +455,7 @@ impl Disk {
             durable: world.clone(),
             live: world,
             steps: Vec::new(),
-            versions: HashMap::new(),
+            versions: BTreeMap::new(),
             shifted: false,
             planted: Planted::Nothing,
         }
@@ -533,7 +533,7 @@ impl Disk {
 }
 
 /// One version whole, or a mixture in which each byte is of some version.
-fn torn(versions: &[&Vec<u8>], rng: &mut StdRng) -> Vec<u8> {
+pub fn torn(versions: &[&Vec<u8>], rng: &mut StdRng) -> Vec<u8> {
     let pick = |rng: &mut StdRng| versions[rng.random_range(0..versions.len())];
     let mut data = pick(rng).clone();
     if rng.random_bool(0.5) {
