@@ -467,7 +467,9 @@ impl Sim {
             Err(what) => self.fail(&what),
         };
         if came == Came::Held {
-            self.hang_up();
+            // The target ends the session, which it cannot begin.
+            self.target.end_session();
+            self.session = None;
         }
         if dies || came == Came::Died {
             self.target_goes_down();
