@@ -81,10 +81,11 @@ pub const STEPS: [Step; 20] = [
     Step::TargetStarts,
 ];
 
-/// How often each step is taken, before a run changes it to its taste.
+/// How often each step is taken, before a run changes it to its taste; faults from `Cut` on.
 const WEIGHTS: [u32; STEPS.len()] = [
-    30, 3, 4, 12, 16, 6, 16, 16, 20, 8, 14, 1, 1, 1, 1, 2, 1, 1, 8, 8,
+    240, 32, 24, 120, 160, 60, 130, 130, 160, 60, 110, 8, 3, 4, 3, 6, 3, 8, 80, 80,
 ];
+const FAULTS: std::ops::Range<usize> = 11..18;
 
 pub struct Sim {
     seed: u64,
@@ -167,8 +168,12 @@ impl Sim {
 
     /// Some runs are calm, some are all faults, some have a target far behind.
     fn taste(&mut self) -> Taste {
-        let mut weights = WEIGHTS.map(|weight| weight * 8);
-        for weight in &mut weights {
+        let mut weights = WEIGHTS;
+        let faults = [1, 1, 2, 2, 2, 2, 4, 12][self.rng.random_range(0..8)];
+        for (index, weight) in weights.iter_mut().enumerate() {
+            if FAULTS.contains(&index) {
+                *weight = *weight * faults / 2;
+            }
             *weight = match self.rng.random_range(0..8) {
                 0 => *weight / 8,
                 1 => *weight * 3,
@@ -265,7 +270,7 @@ impl Sim {
     }
 
     fn settle(&mut self) {
-        let stop = match self.rng.random_bool(0.2) {
+        let stop = match self.rng.random_bool(0.1) {
             true => Stop::After(self.rng.random_range(0..3)),
             false => Stop::Never,
         };
@@ -284,7 +289,7 @@ impl Sim {
         if !through {
             self.source_goes_down();
         }
-        format!("{stop:?}")
+        format!("{stop:?} {}", self.host.verdict)
     }
 
     fn target_starts(&mut self) -> String {

@@ -103,6 +103,8 @@ pub struct Host {
     pub planted: Planted,
     /// Last records of histories whose backlog became void.
     pub voided: bool,
+    /// What the last start found, for the trace.
+    pub verdict: String,
 }
 
 impl Host {
@@ -135,6 +137,7 @@ impl Host {
             past: HashMap::new(),
             planted,
             voided: false,
+            verdict: String::new(),
         }
     }
 
@@ -315,6 +318,8 @@ impl Host {
             Survived::Marks(marks) if verdict == Verdict::PowerCut => Some(marks.ids),
             _ => None,
         };
+        let count = marks.as_ref().map(|ids: &Vec<FileId>| ids.len());
+        self.verdict = format!("{verdict:?} marks {count:?}");
         let mut forks = match &last {
             Some(last) if keeps || marks.is_some() => last.forks.clone(),
             _ => Vec::new(),
