@@ -64,8 +64,8 @@ pub struct Marks {
 pub enum Survived {
     /// None, a damaged one, or a copy: the state is not as the last run left it.
     Nothing,
-    /// One that says that everything may be lost.
-    Everything,
+    /// One that says that everything may be lost, and what it names besides.
+    Everything(Marks),
     /// One that says what may be lost.
     Marks(Marks),
 }
@@ -97,7 +97,7 @@ fn read_all(dir: &Path, instance: u128) -> io::Result<Survived> {
     // While a set is served there is always a file.
     Ok(match since_ns {
         u64::MAX => Survived::Nothing,
-        _ if everything => Survived::Everything,
+        since_ns if everything => Survived::Everything(Marks { ids, since_ns }),
         since_ns => Survived::Marks(Marks { ids, since_ns }),
     })
 }

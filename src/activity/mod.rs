@@ -12,7 +12,7 @@
 //! | A | none | | new source, new history, full mirror |
 //! | B | ended cleanly | same directory, the clock is not behind | same history; what changed since is in doubt (where a way beside the mount was known: since it began) |
 //! | C | ended cleanly | same directory, the clock went back | same history; everything is in doubt |
-//! | D | did not end, same boot, data and queue on the same mounts | same directory | same history (the page cache kept the journal); what changed since shortly before the last record is in doubt; where a way beside the mount was known, since shortly before it began |
+//! | D | did not end, same boot, data and queue on the same mounts | same directory | same history (the page cache kept the journal); what changed since shortly before the last record is in doubt; where a way beside the mount was known, since shortly before it began; what the log names and leads to as well, as the last run may have begun after a loss of power and not have said yet what that took |
 //! | E | did not end, other boot, or one of the mounts is another | same directory | new history: records may be lost that a target has; it goes on from the last one's surviving records, and what the activity log names is in doubt; without such a log, a full mirror |
 //! | F | any | another directory, or the journal misses records | new history, full mirror |
 //!

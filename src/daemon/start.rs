@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::activity::{Covered, Mounts, Now, Survived, Verdict, assess, read_log};
+use crate::activity::{Covered, Marks, Mounts, Now, Survived, Verdict, assess, read_log};
 use crate::config::MountOptions;
 use crate::journal::{self, Journal};
 use crate::sys;
@@ -131,6 +131,10 @@ pub(super) fn begin(
     tracing::info!(?verdict, ?recovery, "looked at how the last run ended");
     let fresh = || -> anyhow::Result<u128> { sys::random_u128().context("no random numbers") };
     let keeps = matches!(verdict, Verdict::DoubtAfter(_) | Verdict::DoubtAll);
+    let unfinished = match &last {
+        Some(last) if last.clean.is_none() => noted(&survived),
+        _ => None,
+    };
     let cut = last.as_ref().filter(|_| verdict == Verdict::PowerCut);
     let marked = cut.and_then(|last| marked(survived, last));
     let mut forks = match &last {
@@ -159,7 +163,13 @@ pub(super) fn begin(
     let doubt = match verdict {
         Verdict::PowerCut if marked.is_some() => marked.unwrap_or(Doubt::Nothing),
         Verdict::Unknown | Verdict::NewHistory | Verdict::PowerCut => Doubt::Nothing,
-        Verdict::DoubtAfter(ns) => Doubt::After(time_of(ns)),
+        Verdict::DoubtAfter(ns) => match unfinished {
+            Some(marks) => Doubt::Marked {
+                ids: marks.ids,
+                after: time_of(ns.min(marks.since_ns.saturating_sub(1))),
+            },
+            None => Doubt::After(time_of(ns)),
+        },
         Verdict::DoubtAll => Doubt::Everything,
     };
     let covered = Covered {
@@ -180,6 +190,15 @@ pub(super) fn begin(
         doubt,
         incarnation: fresh()? as u64 | 1,
     })
+}
+
+/// What the log names that is in doubt where the last run did not end: it may have begun after a loss of
+/// power, and died before the stream said what that took, or before it had looked for all of it.
+fn noted(survived: &Survived) -> Option<Marks> {
+    match survived {
+        Survived::Nothing => None,
+        Survived::Everything(marks) | Survived::Marks(marks) => Some(marks.clone()),
+    }
 }
 
 /// What is in doubt after a run that ended in a loss of power; `None`: everything.

@@ -204,8 +204,16 @@ impl Sim {
             }
             Step::Settle if is_up => self.settle(),
             Step::SyncQueue => drop(self.host.journal.sync()),
-            Step::Check if is_up => self.host.check_step(&mut self.rng),
-            Step::Mirror if is_up => self.host.mirror_step(&mut self.rng),
+            Step::Check if is_up => {
+                let end = self.host.journal.end();
+                self.host.check_step(&mut self.rng);
+                said = self.host.journal.shown_after(end);
+            }
+            Step::Mirror if is_up => {
+                let end = self.host.journal.end();
+                self.host.mirror_step(&mut self.rng);
+                said = self.host.journal.shown_after(end);
+            }
             Step::Connect if is_up => said = self.connect(),
             Step::Send if is_up => self.send(),
             Step::Deliver => self.deliver(),
@@ -550,7 +558,7 @@ impl Sim {
         let Some(at) = self.target.position() else {
             return;
         };
-        self.may_jump = false;
+        self.may_jump &= at.history != self.host.history();
         if let Some(then) = self.host.at(at.history, at.seq)
             && let Some(what) = difference(then, &self.target.world(), Depth::All)
         {

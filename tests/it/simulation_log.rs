@@ -49,6 +49,16 @@ impl Log {
         Some(found.map(|(frame, _)| frame.clone()).collect())
     }
 
+    /// What came after a position, for the trace.
+    pub fn shown_after(&self, seq: Seq) -> String {
+        let first = self.frames.partition_point(|(f, _)| f.header().seq <= seq);
+        let ops = self.frames[first..].iter().map(|(frame, _)| {
+            let op = frame.body().map(|body| body.op);
+            op.map_or_else(|e| e.to_string(), |op| format!("{op:?}"))
+        });
+        ops.collect::<Vec<_>>().join(" + ")
+    }
+
     /// Forgets records up to `seq` at most.
     pub fn trim(&mut self, seq: Seq) {
         let kept = |(f, _): &(Frame, i64)| f.header().seq > seq || f.header().has_more();

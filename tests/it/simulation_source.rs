@@ -316,6 +316,10 @@ impl Host {
         let keeps = matches!(verdict, Verdict::DoubtAfter(_) | Verdict::DoubtAll);
         let marks = match survived {
             Survived::Marks(marks) if verdict == Verdict::PowerCut => Some(marks.ids),
+            // The last run may not have come to say what a loss of power before it took.
+            Survived::Marks(marks) | Survived::Everything(marks) if keeps => {
+                Some(marks.ids).filter(|_| last.as_ref().is_some_and(|last| last.clean.is_none()))
+            }
             _ => None,
         };
         let count = marks.as_ref().map(|ids: &Vec<FileId>| ids.len());
@@ -345,7 +349,8 @@ impl Host {
         let since_ns = self.epochs.values().min().copied().unwrap_or(0);
         let (ids, after_ns) = match (verdict, marks) {
             (Verdict::PowerCut, Some(ids)) => (ids, Some(since_ns.saturating_sub(1))),
-            (Verdict::DoubtAfter(ns), _) => (Vec::new(), Some(ns)),
+            (Verdict::DoubtAfter(ns), Some(ids)) => (ids, Some(ns.min(since_ns.saturating_sub(1)))),
+            (Verdict::DoubtAfter(ns), None) => (Vec::new(), Some(ns)),
             _ => (Vec::new(), None),
         };
         let everything = verdict == Verdict::DoubtAll;
