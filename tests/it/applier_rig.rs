@@ -201,6 +201,9 @@ impl<R: Replica> Replica for Mortal<R> {
     fn read_link(&mut self, inode: Inode) -> io::Result<Vec<u8>> {
         self.look(|r| r.read_link(inode))
     }
+    fn special(&mut self, inode: Inode) -> io::Result<(u32, u64)> {
+        self.look(|r| r.special(inode))
+    }
     fn link(&mut self, inode: Inode, at: Place<'_>) -> io::Result<()> {
         self.burn(|r| r.link(inode, at))
     }

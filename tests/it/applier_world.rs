@@ -636,6 +636,16 @@ impl Replica for SimReplica {
         }
     }
 
+    fn special(&mut self, inode: Inode) -> io::Result<(u32, u64)> {
+        let disk = self.disk();
+        let node = &disk.live.get(inode.object.ino)?.node;
+        let number = match node {
+            Node::Char(number) | Node::Block(number) => *number,
+            _ => 0,
+        };
+        Ok((file_type(node), number))
+    }
+
     fn link(&mut self, inode: Inode, at: Place<'_>) -> io::Result<()> {
         let (ino, dir) = (inode.object.ino, at.dir.object.ino);
         let mut disk = self.disk();
