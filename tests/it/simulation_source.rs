@@ -268,7 +268,8 @@ impl Host {
 
     /// The last operation's inodes get its time of change.
     fn stamp(&mut self) {
-        let clock = self.source.world.clock;
+        // No two changes have the same.
+        let clock = self.source.world.now().secs;
         for id in &self.source.touched {
             self.ctimes.insert(ino_of(*id), clock);
         }
