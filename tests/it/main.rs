@@ -50,6 +50,7 @@ mod simulation_driver;
 mod simulation_log;
 mod simulation_planted;
 mod simulation_source;
+mod simulation_steps;
 mod simulation_target;
 mod stats;
 mod supervisor;

@@ -99,7 +99,11 @@ pub struct Sim {
     /// The target has lost its position in a way that it may.
     may_jump: bool,
     planted: Planted,
+    /// The replica may be another than when it was last looked at.
+    is_changed: bool,
     trace: Vec<String>,
+    /// Steps come through unless a fault is one of them.
+    pub is_steady: bool,
     pub operations: u32,
 }
 
@@ -123,7 +127,9 @@ impl Sim {
             told: (History(0), Seq::ZERO),
             may_jump: true,
             planted,
+            is_changed: true,
             trace: Vec::new(),
+            is_steady: false,
             operations: 0,
         }
     }
@@ -197,6 +203,7 @@ impl Sim {
 
     pub fn step(&mut self, step: Step) {
         let is_up = self.host.run.is_some();
+        self.is_changed |= matches!(step, Step::Apply | Step::Deliver | Step::TargetStarts);
         let mut said = String::new();
         match step {
             Step::Operate if is_up => {
@@ -250,6 +257,7 @@ impl Sim {
     fn operate(&mut self) -> String {
         self.operations += 1;
         let stop = match self.rng.random_range(0..100) {
+            _ if self.is_steady => Stop::Never,
             0 => Stop::Marked,
             1 => Stop::Changed,
             _ => Stop::Never,
@@ -278,7 +286,7 @@ impl Sim {
     }
 
     fn settle(&mut self) {
-        let stop = match self.rng.random_bool(0.1) {
+        let stop = match !self.is_steady && self.rng.random_bool(0.1) {
             true => Stop::After(self.rng.random_range(0..3)),
             false => Stop::Never,
         };
@@ -288,7 +296,7 @@ impl Sim {
     }
 
     fn source_starts(&mut self) -> String {
-        let stop = match self.rng.random_bool(0.15) {
+        let stop = match !self.is_steady && self.rng.random_bool(0.15) {
             true => Stop::After(self.rng.random_range(0..4)),
             false => Stop::Never,
         };
@@ -302,7 +310,7 @@ impl Sim {
 
     fn target_starts(&mut self) -> String {
         self.target.rig.unlight();
-        if self.rng.random_bool(0.1) {
+        if !self.is_steady && self.rng.random_bool(0.1) {
             let left = self.rng.random_range(0..10);
             self.target.rig.light(left, self.rng.random_bool(0.5));
         }
@@ -468,7 +476,7 @@ impl Sim {
             return;
         };
         let is_jump = self.target.is_jump_due();
-        let dies = self.rng.random_bool(if is_jump { 0.3 } else { 0.03 });
+        let dies = !self.is_steady && self.rng.random_bool(if is_jump { 0.3 } else { 0.03 });
         self.target.stop_jump_after = (dies && is_jump).then(|| self.rng.random_range(0..4));
         if dies && self.target.stop_jump_after == Some(3) {
             self.target
@@ -490,7 +498,7 @@ impl Sim {
     }
 
     fn apply(&mut self) -> String {
-        let dies = self.rng.random_bool(0.03);
+        let dies = !self.is_steady && self.rng.random_bool(0.03);
         if dies {
             let left = self.rng.random_range(0..8);
             self.target.rig.light(left, self.rng.random_bool(0.5));
@@ -552,7 +560,9 @@ impl Sim {
                 ));
             }
         }
-        if !self.target.up || self.target.data() != DataState::Ok || self.target.is_half_done() {
+        let is_changed = std::mem::take(&mut self.is_changed);
+        let is_ok = self.target.up && self.target.data() == DataState::Ok;
+        if !is_changed || !is_ok || self.target.is_half_done() {
             return;
         }
         let Some(at) = self.target.position() else {
