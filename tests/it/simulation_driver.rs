@@ -13,6 +13,7 @@ use super::applier_world::{Depth, difference};
 use super::simulation_planted::Planted;
 use super::simulation_source::{Event, Host, Stop};
 use super::simulation_target::{Answer, Came, Target};
+use super::simulation_taste::{FAULTS, STEPS, Step, Taste, WEIGHTS};
 
 /// One connection. It may be over at one end and not yet at the other.
 struct Session {
@@ -26,66 +27,6 @@ struct Session {
     applied: Seq,
     durable: Seq,
 }
-
-/// How a run goes: what happens often, what seldom.
-#[derive(Debug, Clone)]
-pub struct Taste {
-    weights: [u32; STEPS.len()],
-}
-
-/// One step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Operate,
-    Settle,
-    SyncQueue,
-    Check,
-    Mirror,
-    Connect,
-    Send,
-    Deliver,
-    Apply,
-    Checkpoint,
-    Answer,
-    Cut,
-    SourceDies,
-    SourceLosesPower,
-    SourceEnds,
-    TargetDies,
-    TargetLosesPower,
-    TargetIsFull,
-    SourceStarts,
-    TargetStarts,
-}
-
-pub const STEPS: [Step; 20] = [
-    Step::Operate,
-    Step::Settle,
-    Step::SyncQueue,
-    Step::Check,
-    Step::Mirror,
-    Step::Connect,
-    Step::Send,
-    Step::Deliver,
-    Step::Apply,
-    Step::Checkpoint,
-    Step::Answer,
-    Step::Cut,
-    Step::SourceDies,
-    Step::SourceLosesPower,
-    Step::SourceEnds,
-    Step::TargetDies,
-    Step::TargetLosesPower,
-    Step::TargetIsFull,
-    Step::SourceStarts,
-    Step::TargetStarts,
-];
-
-/// How often each step is taken, before a run changes it to its taste; faults from `Cut` on.
-const WEIGHTS: [u32; STEPS.len()] = [
-    240, 32, 24, 120, 160, 60, 130, 130, 160, 60, 110, 8, 3, 4, 3, 6, 3, 8, 80, 80,
-];
-const FAULTS: std::ops::Range<usize> = 11..18;
 
 pub struct Sim {
     seed: u64,
@@ -237,7 +178,10 @@ impl Sim {
             }
             Step::SourceLosesPower => self.source_loses_power(),
             Step::SourceEnds if is_up => {
-                let unwatched = self.rng.random_range(0..3);
+                let unwatched = match self.is_steady {
+                    true => 0,
+                    false => self.rng.random_range(0..3),
+                };
                 self.host.end_clean(unwatched);
                 self.leave();
             }

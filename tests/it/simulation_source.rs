@@ -11,13 +11,13 @@ use doppelfs::activity::{
     Activity, Clean, Covered, Mounts, Now, Past, Survived, Verdict, assess, read_log,
 };
 use doppelfs::codec::Frame;
-use doppelfs::types::{FileId, Fork, History, Node, Op, RenameMode, Scope, Seq};
+use doppelfs::types::{Body, FileId, Fork, History, Node, Op, Scope, Seq};
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::applier_model::{Made, Source, Taste, frame, id_of, ino_of};
 use super::applier_rig::Scratch;
-use super::applier_world::{COLLAPSE, INSERT, ROOT, World, torn};
+use super::applier_world::{ROOT, World, torn};
 use super::simulation_log::Log;
 use super::simulation_planted::Planted;
 
@@ -53,13 +53,13 @@ pub struct Start {
 }
 
 /// The walk after a time in which nobody watched.
-struct Check {
-    after_ns: u64,
-    until_ns: u64,
-    in_doubt: HashSet<FileId>,
-    dirs: Vec<u64>,
-    moved: Vec<u64>,
-    suspects: BTreeSet<FileId>,
+pub struct Check {
+    pub after_ns: u64,
+    pub until_ns: u64,
+    pub in_doubt: HashSet<FileId>,
+    pub dirs: Vec<u64>,
+    pub moved: Vec<u64>,
+    pub suspects: BTreeSet<FileId>,
 }
 
 /// What the mirror thread is told.
@@ -72,18 +72,18 @@ pub enum Event {
 /// A process that serves the set.
 pub struct Run {
     activity: Arc<Activity>,
-    check: Option<Check>,
+    pub check: Option<Check>,
     pub events: VecDeque<Event>,
-    wants: VecDeque<FileId>,
-    partial_wanted: bool,
-    imaging: Option<(u64, usize, u64)>,
+    pub wants: VecDeque<FileId>,
+    pub partial_wanted: bool,
+    pub imaging: Option<(u64, usize, u64)>,
     /// Marks that come too late; only of a planted bug.
     late: Vec<FileId>,
 }
 
 pub struct Host {
     pub source: Source,
-    ctimes: BTreeMap<u64, i64>,
+    pub ctimes: BTreeMap<u64, i64>,
     /// What the tree was since it was last made durable; the last is what it is.
     below: Vec<Rc<Moment>>,
     pub journal: Log,
@@ -94,10 +94,10 @@ pub struct Host {
     pub run: Option<Run>,
     boot: u64,
     histories: u128,
-    mirrors: u64,
-    shifts: u64,
+    pub mirrors: u64,
+    pub shifts: u64,
     /// The tree holds changes that the stream neither tells nor doubts yet.
-    is_unwatched: bool,
+    pub is_unwatched: bool,
     /// The tree at each position of each history.
     pub past: HashMap<(History, Seq), Rc<Moment>>,
     pub planted: Planted,
@@ -176,7 +176,7 @@ impl Host {
         self.below.drain(..self.below.len() - 1);
     }
 
-    fn append(&mut self, parts: &[Made]) {
+    pub fn append(&mut self, parts: &[Made]) {
         let last = parts.len() - 1;
         for (index, (body, payload)) in parts.iter().enumerate() {
             let end = self.journal.end();
@@ -190,12 +190,12 @@ impl Host {
         };
     }
 
-    fn doubt(&mut self, ids: Vec<FileId>, everything: bool) {
+    pub fn doubt(&mut self, ids: Vec<FileId>, everything: bool) {
         if ids.is_empty() && !everything {
             return;
         }
         let op = Op::Gap { ids, everything };
-        self.append(&[(doppelfs::types::Body::of(op), Vec::new())]);
+        self.append(&[(Body::of(op), Vec::new())]);
         if let Some(run) = &mut self.run {
             run.partial_wanted = true;
         }
@@ -240,6 +240,7 @@ impl Host {
 
     /// Ends in order, and somebody may change the tree while nobody watches.
     pub fn end_clean(&mut self, unwatched: u32) {
+        self.stop_mirror();
         let Some(run) = &self.run else { return };
         // A walk that has not ended leads the next start to where it began.
         let last_ctime_ns = match &run.check {
@@ -437,57 +438,6 @@ impl Host {
         true
     }
 
-    pub fn is_checking(&self) -> bool {
-        self.run.as_ref().is_some_and(|run| run.check.is_some())
-    }
-
-    /// The walk goes on by a directory.
-    pub fn check_step(&mut self, rng: &mut StdRng) {
-        let Some(run) = &mut self.run else { return };
-        let Some(check) = &mut run.check else { return };
-        let Some(dir) = check.dirs.pop() else {
-            let suspects = std::mem::take(&mut check.suspects);
-            if suspects.is_empty() {
-                check.dirs = std::mem::take(&mut check.moved);
-                if check.dirs.is_empty() {
-                    run.check = None;
-                    self.is_unwatched = false;
-                }
-            }
-            return self.doubt(suspects.into_iter().collect(), false);
-        };
-        let Ok(thing) = self.source.world.get(dir) else {
-            return;
-        };
-        for ino in thing.entries.values() {
-            if self.source.world.things[ino].node.is_dir() {
-                check.dirs.push(*ino);
-            }
-            let at = ns_of(&self.ctimes, *ino).unwrap_or(0);
-            let covers = at > check.after_ns && at <= check.until_ns;
-            if covers && !check.in_doubt.contains(&id_of(*ino)) {
-                check.suspects.insert(id_of(*ino));
-            }
-        }
-        if rng.random_bool(0.2) {
-            let suspects = std::mem::take(&mut check.suspects);
-            self.doubt(suspects.into_iter().collect(), false);
-        }
-    }
-
-    /// Before an operation touches them: what was changed while nobody watched is put in doubt.
-    fn check_doubts(&mut self, ids: &[FileId]) {
-        let Some(check) = self.run.as_ref().and_then(|run| run.check.as_ref()) else {
-            return;
-        };
-        let covers = |id: &&FileId| {
-            let at = ns_of(&self.ctimes, ino_of(**id)).unwrap_or(0);
-            at > check.after_ns && at <= check.until_ns && !check.in_doubt.contains(*id)
-        };
-        let ids: Vec<FileId> = ids.iter().filter(covers).copied().collect();
-        self.doubt(ids, false);
-    }
-
     /// One operation of a program; what it was.
     pub fn operate(&mut self, rng: &mut StdRng, stop: Stop) -> String {
         let before = self.source.world.clone();
@@ -536,31 +486,6 @@ impl Host {
         shown
     }
 
-    /// What the walk and images under way have to know of an operation.
-    fn note(&mut self, op: &Op) {
-        match op {
-            Op::Fallocate { mode, .. } if mode & (COLLAPSE | INSERT) != 0 => self.shifts += 1,
-            Op::Rename {
-                id,
-                node,
-                replaced,
-                mode,
-                ..
-            } => {
-                let other = replaced.as_ref().filter(|_| *mode == RenameMode::Exchange);
-                let check = self.run.as_mut().and_then(|run| run.check.as_mut());
-                let Some(check) = check else { return };
-                if node.is_dir() {
-                    check.moved.push(ino_of(*id));
-                }
-                if let Some(other) = other.filter(|other| other.node.is_dir()) {
-                    check.moved.push(ino_of(other.id));
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// Ends the epoch of the log, with operations in between; false: it stopped on the way.
     pub fn settle(&mut self, rng: &mut StdRng, stop: Stop) -> bool {
         if self.is_checking() {
@@ -597,109 +522,6 @@ impl Host {
         is_over(self, rng)?;
         self.sync_below();
         is_over(self, rng)
-    }
-
-    /// The mirror thread goes on by one record or group.
-    pub fn mirror_step(&mut self, rng: &mut StdRng) {
-        let Some(run) = &mut self.run else { return };
-        let mut done = Vec::new();
-        for event in run.events.drain(..) {
-            match event {
-                Event::Wanted(ids) => run.wants.extend(ids),
-                Event::Reset => {
-                    run.wants.clear();
-                    run.imaging = None;
-                }
-                Event::Done(mirror) => done.push(mirror),
-            }
-        }
-        let begins = std::mem::take(&mut run.partial_wanted);
-        for mirror in done {
-            self.append(&[Source::mirror_end(mirror)]);
-        }
-        if begins {
-            self.begin_mirror(Scope::Partial);
-        }
-        let Some(run) = &mut self.run else { return };
-        if let Some(imaging) = run.imaging.take() {
-            return self.image_on(imaging, rng);
-        }
-        let Some(id) = run.wants.pop_front() else {
-            return;
-        };
-        let ino = ino_of(id);
-        let world = &self.source.world;
-        match world.things.get(&ino).map(|thing| &thing.node) {
-            None => self.image_of_the_dead(ino),
-            Some(Node::Dir) => {
-                let listing = self.source.listing(ino, rng.random_range(1..6));
-                self.append(&listing);
-            }
-            Some(Node::File) if rng.random_bool(0.3) => {
-                let op = Op::ImageBegin { id };
-                self.append(&[(doppelfs::types::Body::of(op), Vec::new())]);
-                let shifts = self.shifts;
-                self.run.as_mut().unwrap().imaging = Some((ino, 0, shifts));
-            }
-            Some(_) => {
-                let image = self.source.image(ino);
-                self.append(&[image]);
-            }
-        }
-    }
-
-    fn image_of_the_dead(&mut self, ino: u64) {
-        let file = self.source.image(ino);
-        self.append(&[file]);
-        let dir = self.source.listing(ino, 1);
-        self.append(&dir);
-    }
-
-    /// The next piece of a large file's image.
-    fn image_on(&mut self, (ino, offset, shifts): (u64, usize, u64), rng: &mut StdRng) {
-        let Some(thing) = self.source.world.things.get(&ino) else {
-            return self.image_of_the_dead(ino);
-        };
-        let id = id_of(ino);
-        let mut next = None;
-        let (op, payload) = if shifts != self.shifts {
-            next = Some((ino, 0, self.shifts));
-            (Op::ImageBegin { id }, Vec::new())
-        } else if offset < thing.data.len() {
-            let end = thing.data.len().min(offset + rng.random_range(1..200));
-            next = Some((ino, end, shifts));
-            let offset_bytes = offset as u64;
-            let op = Op::ImageData {
-                id,
-                offset: offset_bytes,
-            };
-            (op, thing.data[offset..end].to_vec())
-        } else {
-            let xattrs = self.source.world.xattr_list(ino).unwrap();
-            (Op::ImageEnd { id, xattrs }, Vec::new())
-        };
-        let mut body = doppelfs::types::Body::of(op);
-        if next.is_none() {
-            body.after = self.source.world.attrs(ino).ok();
-        }
-        self.append(&[(body, payload)]);
-        self.run.as_mut().unwrap().imaging = next;
-    }
-
-    /// Appends the beginning of a mirror; its position.
-    fn begin_mirror(&mut self, scope: Scope) -> Seq {
-        self.mirrors += 1;
-        let begin = self.source.mirror_begin(self.mirrors, scope);
-        self.append(&[begin]);
-        self.journal.end()
-    }
-
-    /// Has the mirror thread nothing to do?
-    pub fn is_idle(&self) -> bool {
-        self.run.as_ref().is_some_and(|run| {
-            let idle = run.wants.is_empty() && run.events.is_empty() && run.imaging.is_none();
-            idle && !run.partial_wanted && run.check.is_none()
-        })
     }
 
     /// As `choose_start` of `sender/follow.rs`: where a session begins, and why by a jump.
@@ -743,6 +565,6 @@ impl Host {
     }
 }
 
-fn ns_of(ctimes: &BTreeMap<u64, i64>, ino: u64) -> Option<u64> {
+pub fn ns_of(ctimes: &BTreeMap<u64, i64>, ino: u64) -> Option<u64> {
     ctimes.get(&ino).map(|clock| *clock as u64 * SECOND_NS)
 }

@@ -2,12 +2,14 @@
 //! step. Method: a story is a list of steps without chance between them; it is run once for each place
 //! in it and each fault, and again with a second fault after the first.
 
-use super::simulation_driver::{Sim, Step};
+use super::simulation_driver::Sim;
 use super::simulation_planted::Planted;
+use super::simulation_taste::Step;
 
 use Step::{
     Answer, Apply, Check, Checkpoint, Connect, Deliver, Mirror, Operate, Send, Settle, SourceDies,
-    SourceLosesPower, SourceStarts, SyncQueue, TargetDies, TargetLosesPower, TargetStarts,
+    SourceEnds, SourceLosesPower, SourceStarts, SyncQueue, TargetDies, TargetLosesPower,
+    TargetStarts,
 };
 
 /// From nothing to a replica that is exact.
@@ -46,7 +48,13 @@ const RETURN: [Step; 22] = [
     Checkpoint,
 ];
 
-const FAULTS: [Step; 4] = [SourceDies, SourceLosesPower, TargetDies, TargetLosesPower];
+const FAULTS: [Step; 5] = [
+    SourceDies,
+    SourceEnds,
+    SourceLosesPower,
+    TargetDies,
+    TargetLosesPower,
+];
 
 fn told(seed: u64, story: &[Step], fault: Step, at: usize) {
     let mut sim = Sim::new(seed, Planted::Nothing);
