@@ -165,6 +165,8 @@ pub(super) fn serve(
     };
     let after = begin_doubt(&capture, doubt, gap_was_set)?;
     if is_marked {
+        // The last run may have put files in doubt and died before it began their mirror.
+        let _ = to_mirror.send(Event::Doubt);
         journal.sync().context("cannot make the queue durable")?;
     } else {
         store()?;

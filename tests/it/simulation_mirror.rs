@@ -137,7 +137,12 @@ impl Host {
 
     /// The mirror thread ends: a mirror that is due begins, as only its beginning in the stream leads to
     /// its end.
-    pub fn stop_mirror(&mut self) {}
+    pub fn stop_mirror(&mut self) {
+        let run = self.run.as_mut();
+        if run.is_some_and(|run| std::mem::take(&mut run.partial_wanted)) {
+            self.begin_mirror(Scope::Partial);
+        }
+    }
 
     fn image_of_the_dead(&mut self, ino: u64) {
         let file = self.source.image(ino);

@@ -265,6 +265,8 @@ impl Host {
             self.stamp();
             self.changed();
         }
+        // A loss of power in this time is not simulated: data may then change without a time of change.
+        self.sync_below();
     }
 
     /// The last operation's inodes get its time of change.
@@ -371,6 +373,7 @@ impl Host {
         let activity = Arc::new(activity.unwrap());
         let now_ns = self.now_ns();
         self.note_epochs(after_ns.map_or(now_ns, |after| after.min(now_ns)));
+        let is_marked = last.is_some_and(|last| last.clean.is_none()) && after_ns.is_some();
         let covered = Covered {
             instance: 7,
             history,
@@ -388,7 +391,8 @@ impl Host {
             check: None,
             events: VecDeque::new(),
             wants: VecDeque::new(),
-            partial_wanted: false,
+            // The last run may have died before it began a mirror that was due.
+            partial_wanted: is_marked,
             imaging: None,
             late: Vec::new(),
         });

@@ -113,3 +113,12 @@ fn a_fault_after_any_step_of_a_return_from_the_targets_loss_of_power_does_no_har
     ]);
     told_with_each_fault(&story);
 }
+
+#[test]
+fn a_mirror_that_is_due_when_the_source_ends_begins_all_the_same() {
+    let mut story = STORY[..12].to_vec();
+    story.extend([SourceLosesPower, SourceStarts, Connect]);
+    story.extend([Check; 12]);
+    story.extend([Send, Deliver, Apply, Mirror]);
+    told_with_each_fault(&story);
+}
