@@ -152,6 +152,10 @@ pub(super) fn encode_mark(id: Option<FileId>, epoch: u64) -> [u8; MARK_BYTES] {
 fn decode_mark(bytes: &[u8], epoch: u64) -> Option<Option<FileId>> {
     let bytes = bytes.first_chunk::<MARK_BYTES>()?;
     let number = |at: usize| Some(u64::from_le_bytes(*bytes[at..].first_chunk()?));
+    // Most of a file is room for marks: not worth a checksum.
+    if number(16)? != epoch {
+        return None;
+    }
     let id = FileId {
         root: RootId(u16::from_le_bytes([bytes[24], bytes[25]])),
         ino: Ino(number(0)?),

@@ -59,9 +59,24 @@ impl<R: Replica> Applier<R> {
         }
     }
 
-    /// Is this object what the node is here? Anything but a link can be made so; a link cannot be
-    /// changed.
+    /// Is this object what the node is here? A file or directory can be made so; a link, a fifo, a
+    /// socket or a device cannot be changed.
     pub(super) fn can_be(&mut self, inode: Inode, node: &Node) -> Result<bool, Fault> {
+        let wanted = match node {
+            Node::File | Node::Dir | Node::Symlink(_) => None,
+            Node::Fifo => Some((libc::S_IFIFO, 0)),
+            Node::Socket => Some((libc::S_IFSOCK, 0)),
+            Node::Char(rdev) => Some((libc::S_IFCHR, *rdev)),
+            Node::Block(rdev) => Some((libc::S_IFBLK, *rdev)),
+        };
+        if let Some(wanted) = wanted {
+            return match self.replica.special(inode) {
+                Ok(found) => Ok(found == wanted),
+                // It is gone, which is found out when it is brought to its place.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ESTALE | libc::ENOENT)) => Ok(true),
+                Err(e) => Err(e).at(inode),
+            };
+        }
         let Node::Symlink(target) = node else {
             return Ok(true);
         };

@@ -183,6 +183,22 @@ impl Map {
         known
     }
 
+    /// Drops every id that one of these objects stands for.
+    pub(super) fn remove_objects(&mut self, objects: &HashSet<Object>) {
+        if objects.is_empty() {
+            return;
+        }
+        let ids: Vec<FileId> = self
+            .entries
+            .iter()
+            .filter(|(_, held)| objects.contains(&held.object()))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.remove(id);
+        }
+    }
+
     /// Drops every id that is still in doubt.
     pub(super) fn remove_stale(&mut self) {
         let epoch = self.epoch;

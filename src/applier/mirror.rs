@@ -10,7 +10,7 @@ use super::ledger::Mirror;
 use super::lenient::{Guest, limbo_name};
 use super::map::Trust;
 use super::namespace::place;
-use super::replica::{Inode, InodeKind, Moving, Range, Replica};
+use super::replica::{Inode, InodeKind, Moving, Object, Range, Replica};
 
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
@@ -79,7 +79,8 @@ impl<R: Replica> Applier<R> {
         if !ours || self.wants.len() > 0 {
             return Ok(());
         }
-        self.purge_limbo()?;
+        let purged = self.purge_limbo()?;
+        self.map.remove_objects(&purged);
         self.map.remove_stale();
         self.meta.mirror = None;
         self.meta.lenient = false;
@@ -87,22 +88,24 @@ impl<R: Replica> Applier<R> {
         Ok(())
     }
 
-    /// Deletes everything in limbo. Directories are lifted out of directories first, so that depth
+    /// Deletes everything in limbo, and says what is gone with it. Directories are lifted out of directories first, so that depth
     /// costs neither stack nor long paths.
-    fn purge_limbo(&mut self) -> Result<(), Fault> {
+    fn purge_limbo(&mut self) -> Result<HashSet<Object>, Fault> {
         let limbo = self.replica.limbo();
+        let mut purged = HashSet::new();
         loop {
             let names = self.replica.names(limbo).at(limbo)?;
             if names.is_empty() {
-                return Ok(());
+                return Ok(purged);
             }
             for name in &names {
                 let found = self.replica.inspect(place(limbo, name));
                 let Some(inode) = found.at_name(limbo, name)? else {
                     continue;
                 };
+                self.note_purged(inode, &mut purged)?;
                 if inode.kind == InodeKind::Dir {
-                    self.empty_into_limbo(inode)?;
+                    self.empty_into_limbo(inode, &mut purged)?;
                     self.replica
                         .rmdir(place(limbo, name))
                         .at_name(limbo, name)?;
@@ -116,7 +119,17 @@ impl<R: Replica> Applier<R> {
         }
     }
 
-    fn empty_into_limbo(&mut self, dir: Inode) -> Result<(), Fault> {
+    /// Is this its last name?
+    fn note_purged(&mut self, inode: Inode, purged: &mut HashSet<Object>) -> Result<(), Fault> {
+        let has_others =
+            inode.kind != InodeKind::Dir && self.replica.attrs(inode).at(inode)?.nlink > 1;
+        if !has_others {
+            purged.insert(inode.object);
+        }
+        Ok(())
+    }
+
+    fn empty_into_limbo(&mut self, dir: Inode, purged: &mut HashSet<Object>) -> Result<(), Fault> {
         let limbo = self.replica.limbo();
         for name in self.replica.names(dir).at(dir)? {
             let at = place(dir, &name);
@@ -129,6 +142,7 @@ impl<R: Replica> Applier<R> {
                 let done = self.replica.rename(at, to, Moving::ToFree);
                 done.at_name(dir, &name)?;
             } else {
+                self.note_purged(inode, purged)?;
                 self.replica.unlink(at).at_name(dir, &name)?;
                 self.replica.forget(inode.object);
             }

@@ -129,6 +129,9 @@ pub trait Replica {
     fn create(&mut self, at: Place<'_>, node: &Node) -> io::Result<Inode>;
     /// Where a symbolic link leads. `EINVAL` when it is none.
     fn read_link(&mut self, inode: Inode) -> io::Result<Vec<u8>>;
+    /// What else an inode is that is neither file nor directory: the type bits of its mode, and the
+    /// number of a device.
+    fn special(&mut self, inode: Inode) -> io::Result<(u32, u64)>;
     /// One more name for something that is no directory.
     fn link(&mut self, inode: Inode, at: Place<'_>) -> io::Result<()>;
     /// Removes a name of something that is no directory.

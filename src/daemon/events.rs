@@ -78,6 +78,10 @@ impl SenderEvents for Wants {
         Ok(seq)
     }
 
+    fn mirror_due(&self, _connection: u32) {
+        let _ = self.inbox.send(Event::Doubt);
+    }
+
     fn mirror_done(&self, _connection: u32, mirror: u64) {
         let _ = self.inbox.send(Event::Done { mirror });
     }

@@ -161,25 +161,27 @@ impl Work {
     fn run(mut self) {
         let mut pause = false;
         loop {
-            if self.take_events(pause) == Next::Stop {
+            let next = self.take_events(pause);
+            // Also at the end: only its beginning in the stream leads a mirror to its end.
+            pause = self.partial_wanted && !self.begin_partial();
+            if next == Next::Stop {
                 return;
-            }
-            pause = false;
-            if self.partial_wanted {
-                // The records that put files in doubt stand before this one.
-                match begin(&self.capture, Scope::Partial) {
-                    Ok(_) => self.partial_wanted = false,
-                    Err(error) => {
-                        tracing::error!(%error, "a mirror cannot be begun; trying again");
-                        pause = true;
-                    }
-                }
             }
             let Some((connection, id)) = self.next_wanted() else {
                 continue;
             };
             pause |= !self.answer(connection, id);
         }
+    }
+
+    /// False: it cannot be begun now.
+    fn begin_partial(&mut self) -> bool {
+        // The records that put files in doubt stand before this one.
+        match begin(&self.capture, Scope::Partial) {
+            Ok(_) => self.partial_wanted = false,
+            Err(error) => tracing::error!(%error, "a mirror cannot be begun"),
+        }
+        !self.partial_wanted
     }
 
     fn next_wanted(&mut self) -> Option<(u32, FileId)> {

@@ -24,6 +24,9 @@ pub trait SenderEvents: Send + Sync {
         &self,
         connection: u32,
     ) -> Result<Seq, Box<dyn std::error::Error + Send + Sync>>;
+    /// The target has applied all that there is, and waits for a mirror of what is in doubt: who recorded
+    /// the doubt died before it began one. May be told several times.
+    fn mirror_due(&self, connection: u32);
     /// The target has everything that this mirror covers: append the mirror's end.
     fn mirror_done(&self, connection: u32, mirror: u64);
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::types::Seq;
 use crate::wire::{
-    CheckpointRequest, Message, MessageReader, Packed, Phase, write_bytes, write_message,
+    CheckpointRequest, DataState, Message, MessageReader, Packed, Phase, write_bytes, write_message,
 };
 
 use super::error::Error;
@@ -115,7 +115,12 @@ fn take(shared: &Shared, message: Message) -> Result<(), Error> {
     let endpoint = || options.target.endpoint();
     match message {
         Message::Ack(ack) => {
+            let is_due =
+                ack.data == DataState::MirrorRequired && ack.applied >= options.journal.end();
             let durable = shared.acknowledge(ack)?;
+            if is_due {
+                options.events.mirror_due(options.id);
+            }
             options.journal.advance(&options.cursor(), durable);
             shared.announce();
             Ok(())

@@ -118,6 +118,8 @@ pub struct Fuse {
     pub dead: bool,
     /// Changing calls made.
     pub calls: u64,
+    /// Changing calls until one finds the disk full, once, and does nothing.
+    pub full: Option<u64>,
 }
 
 /// A replica whose process dies at a chosen call.
@@ -138,6 +140,13 @@ impl<R> Mortal<R> {
             return Err(death());
         }
         fuse.calls += 1;
+        fuse.full = match fuse.full {
+            Some(0) => {
+                fuse.full = None;
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            left => left.map(|left| left - 1),
+        };
         match &mut fuse.left {
             Some(0) => {
                 fuse.dead = true;
@@ -191,6 +200,9 @@ impl<R: Replica> Replica for Mortal<R> {
     }
     fn read_link(&mut self, inode: Inode) -> io::Result<Vec<u8>> {
         self.look(|r| r.read_link(inode))
+    }
+    fn special(&mut self, inode: Inode) -> io::Result<(u32, u64)> {
+        self.look(|r| r.special(inode))
     }
     fn link(&mut self, inode: Inode, at: Place<'_>) -> io::Result<()> {
         self.burn(|r| r.link(inode, at))
@@ -308,6 +320,9 @@ pub struct Rig<R: Replica> {
     pub ledger: Arc<MemLedger>,
     pub table: Scratch,
     pub journal: Vec<Frame>,
+    /// What the journal belongs to, and the position before its first record.
+    pub history: Option<History>,
+    pub base: Seq,
     pub applier: Option<Applier<Mortal<R>>>,
     pub job: Option<CheckpointJob>,
 }
@@ -320,6 +335,8 @@ impl<R: Replica + Clone> Rig<R> {
             ledger: Arc::default(),
             table: Scratch::new(),
             journal: Vec::new(),
+            history: Some(HISTORY),
+            base: Seq::ZERO,
             applier: None,
             job: None,
         };
@@ -333,12 +350,12 @@ impl<R: Replica + Clone> Rig<R> {
 
     /// The position up to which the journal reaches.
     pub fn end(&self) -> Seq {
-        self.journal.last().map_or(Seq::ZERO, |f| f.header().seq)
+        self.journal.last().map_or(self.base, |f| f.header().seq)
     }
 
     fn backlog(&self) -> Backlog<'_> {
         Backlog {
-            history: Some(HISTORY),
+            history: self.history,
             end: self.end(),
             after: Box::new(|after| {
                 let later = self.journal.iter().filter(move |f| f.header().seq > after);
@@ -375,8 +392,7 @@ impl<R: Replica + Clone> Rig<R> {
         *self.fuse.lock().unwrap() = Fuse {
             left: Some(left),
             after_effect,
-            dead: false,
-            calls: 0,
+            ..Fuse::default()
         };
     }
 

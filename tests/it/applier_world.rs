@@ -444,7 +444,7 @@ pub struct Disk {
     durable: World,
     steps: Vec<Step>,
     /// Contents that files have had since the last sync.
-    versions: HashMap<u64, Vec<Vec<u8>>>,
+    versions: BTreeMap<u64, Vec<Vec<u8>>>,
     shifted: bool,
     pub planted: Planted,
 }
@@ -455,7 +455,7 @@ impl Disk {
             durable: world.clone(),
             live: world,
             steps: Vec::new(),
-            versions: HashMap::new(),
+            versions: BTreeMap::new(),
             shifted: false,
             planted: Planted::Nothing,
         }
@@ -533,7 +533,7 @@ impl Disk {
 }
 
 /// One version whole, or a mixture in which each byte is of some version.
-fn torn(versions: &[&Vec<u8>], rng: &mut StdRng) -> Vec<u8> {
+pub fn torn(versions: &[&Vec<u8>], rng: &mut StdRng) -> Vec<u8> {
     let pick = |rng: &mut StdRng| versions[rng.random_range(0..versions.len())];
     let mut data = pick(rng).clone();
     if rng.random_bool(0.5) {
@@ -634,6 +634,16 @@ impl Replica for SimReplica {
             Node::Symlink(target) => Ok(target.clone()),
             _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         }
+    }
+
+    fn special(&mut self, inode: Inode) -> io::Result<(u32, u64)> {
+        let disk = self.disk();
+        let node = &disk.live.get(inode.object.ino)?.node;
+        let number = match node {
+            Node::Char(number) | Node::Block(number) => *number,
+            _ => 0,
+        };
+        Ok((file_type(node), number))
     }
 
     fn link(&mut self, inode: Inode, at: Place<'_>) -> io::Result<()> {

@@ -313,6 +313,8 @@ impl SenderEvents for Answering {
         Ok(self.0.journal.append(&Draft::new(&Body::of(op), b""))?)
     }
 
+    fn mirror_due(&self, _connection: u32) {}
+
     fn mirror_done(&self, _connection: u32, mirror: u64) {
         self.0.mirrors_done.fetch_add(1, Ordering::SeqCst);
         let op = Op::MirrorEnd { mirror };

@@ -45,6 +45,15 @@ mod remap;
 #[path = "../support/scratch.rs"]
 mod scratch;
 mod sender_session;
+mod simulation;
+mod simulation_driver;
+mod simulation_log;
+mod simulation_mirror;
+mod simulation_planted;
+mod simulation_source;
+mod simulation_steps;
+mod simulation_target;
+mod simulation_taste;
 mod stats;
 mod supervisor;
 mod sync;

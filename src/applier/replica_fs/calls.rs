@@ -265,6 +265,12 @@ impl Replica for FsReplica {
         Ok(sys::fstat(fd.as_fd())?.attrs())
     }
 
+    fn special(&mut self, inode: Inode) -> io::Result<(u32, u64)> {
+        let fd = self.fd(inode)?;
+        let stat = sys::fstat(fd.as_fd())?;
+        Ok((stat.mode & libc::S_IFMT, stat.rdev))
+    }
+
     fn set_owner(&mut self, inode: Inode, uid: u32, gid: u32) -> io::Result<()> {
         let fd = self.fd(inode)?;
         sys::chown_fd(fd.as_fd(), Some(uid), Some(gid))

@@ -1,0 +1,124 @@
+//! Goal: as in `simulation.rs`, for short stories, with a death or a loss of power after every single
+//! step. Method: a story is a list of steps without chance between them; it is run once for each place
+//! in it and each fault, and again with a second fault after the first.
+
+use super::simulation_driver::Sim;
+use super::simulation_planted::Planted;
+use super::simulation_taste::Step;
+
+use Step::{
+    Answer, Apply, Check, Checkpoint, Connect, Deliver, Mirror, Operate, Send, Settle, SourceDies,
+    SourceEnds, SourceLosesPower, SourceStarts, SyncQueue, TargetDies, TargetLosesPower,
+    TargetStarts,
+};
+
+/// From nothing to a replica that is exact.
+const BEGINNING: [Step; 4] = [SourceStarts, TargetStarts, Operate, Operate];
+
+/// A few operations on their way: written, synced, sent, stored, applied, saved, acknowledged.
+const STORY: [Step; 24] = [
+    Operate, Operate, SyncQueue, Send, Deliver, Apply, Answer, Checkpoint, Operate, Send, Operate,
+    Deliver, Checkpoint, Settle, Apply, Operate, Checkpoint, Send, Deliver, Answer, Apply,
+    Checkpoint, Checkpoint, Answer,
+];
+
+/// What a source does after a loss of power, until all is as it was.
+const RETURN: [Step; 22] = [
+    SourceStarts,
+    Connect,
+    Send,
+    Deliver,
+    Apply,
+    Check,
+    Mirror,
+    Operate,
+    Send,
+    Deliver,
+    Apply,
+    Answer,
+    Check,
+    Mirror,
+    Settle,
+    Send,
+    Deliver,
+    Apply,
+    Answer,
+    Mirror,
+    Checkpoint,
+    Checkpoint,
+];
+
+const FAULTS: [Step; 5] = [
+    SourceDies,
+    SourceEnds,
+    SourceLosesPower,
+    TargetDies,
+    TargetLosesPower,
+];
+
+fn told(seed: u64, story: &[Step], fault: Step, at: usize) {
+    let mut sim = Sim::new(seed, Planted::Nothing);
+    sim.is_steady = true;
+    for step in BEGINNING {
+        sim.step(step);
+    }
+    sim.rest();
+    for (index, step) in story.iter().enumerate() {
+        if index == at {
+            sim.step(fault);
+            sim.check();
+        }
+        sim.step(*step);
+        sim.check();
+    }
+    sim.rest();
+}
+
+fn told_with_each_fault(story: &[Step]) {
+    for seed in 0..8 {
+        for fault in FAULTS {
+            for at in 0..=story.len() {
+                told(seed, story, fault, at);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fault_after_any_step_of_writing_sending_and_saving_does_no_harm() {
+    told_with_each_fault(&STORY);
+}
+
+#[test]
+fn a_fault_after_any_step_of_a_return_from_a_loss_of_power_does_no_harm() {
+    let mut story = STORY[..12].to_vec();
+    story.push(SourceLosesPower);
+    story.extend(RETURN);
+    told_with_each_fault(&story);
+}
+
+#[test]
+fn a_fault_after_any_step_of_a_return_from_the_targets_loss_of_power_does_no_harm() {
+    let mut story = STORY[..16].to_vec();
+    story.push(TargetLosesPower);
+    story.extend([
+        TargetStarts,
+        Connect,
+        Send,
+        Deliver,
+        Apply,
+        Answer,
+        Checkpoint,
+        Checkpoint,
+    ]);
+    told_with_each_fault(&story);
+}
+
+#[test]
+fn a_mirror_that_is_due_when_the_source_ends_begins_all_the_same() {
+    let mut story = STORY[..12].to_vec();
+    story.extend([SourceLosesPower, SourceStarts, Connect]);
+    story.extend([Check; 12]);
+    story.extend([Send, Deliver, Apply, Mirror]);
+    told_with_each_fault(&story);
+}
