@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::command::{Finished, Program, program};
 use super::fixture::Fixture;
+use super::scratch::Scratch;
 use super::until::until;
 use super::{has_programs, is_ready};
 
@@ -35,7 +36,8 @@ fn find_binaries() -> Option<PathBuf> {
 pub(crate) struct Postgres {
     binaries: PathBuf,
     data: PathBuf,
-    sockets: PathBuf,
+    /// Of its own: a socket's path has 107 bytes at most.
+    sockets: Scratch,
 }
 
 impl Postgres {
@@ -58,7 +60,7 @@ impl Postgres {
             program("chmod").arg("755").arg(dir).succeed();
         }
         let binaries = find_binaries().expect("PostgreSQL");
-        let server = Postgres::new(&binaries, fixture.path("db"), fixture.outside("sockets"));
+        let server = Postgres::new(&binaries, fixture.path("db"));
         server.init();
         let file = File::options()
             .append(true)
@@ -76,8 +78,7 @@ impl Postgres {
         let data = fixture.outside(name);
         let copy = program("cp").arg("-a").arg(fixture.replica("db"));
         copy.arg(&data).succeed();
-        let sockets = fixture.outside(format!("{name}-sockets"));
-        let copy = Postgres::new(&self.binaries, data, sockets);
+        let copy = Postgres::new(&self.binaries, data);
         copy.start_elsewhere();
         copy
     }
@@ -86,14 +87,14 @@ impl Postgres {
     /// here it may be of any.
     pub(crate) fn start_elsewhere(&self) {
         let _ = std::fs::remove_file(self.data.join("postmaster.pid"));
-        let _ = std::fs::remove_file(self.sockets.join(".s.PGSQL.5432.lock"));
+        let _ = std::fs::remove_file(self.sockets.path().join(".s.PGSQL.5432.lock"));
         self.start();
     }
 
     /// A server of the database in `data`; nothing runs yet.
-    fn new(binaries: &Path, data: PathBuf, sockets: PathBuf) -> Postgres {
-        std::fs::create_dir(&sockets).expect("mkdir");
-        give_away(&sockets);
+    fn new(binaries: &Path, data: PathBuf) -> Postgres {
+        let sockets = Scratch::new("pg");
+        give_away(sockets.path());
         Postgres {
             binaries: binaries.to_path_buf(),
             data,
@@ -106,8 +107,8 @@ impl Postgres {
         program("setpriv")
             .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
             .arg(self.binaries.join(name))
-            .current_dir(&self.sockets)
-            .env("PGHOST", &self.sockets)
+            .current_dir(self.sockets.path())
+            .env("PGHOST", self.sockets.path())
             .env("PGUSER", "postgres")
             .env("PGDATABASE", "postgres")
     }
@@ -127,7 +128,10 @@ impl Postgres {
     }
 
     fn start(&self) {
-        let options = format!("-k {} -c listen_addresses=''", self.sockets.display());
+        let options = format!(
+            "-k {} -c listen_addresses=''",
+            self.sockets.path().display()
+        );
         let started = self
             .control()
             .args(["-o", &options, "-l"])
@@ -142,7 +146,7 @@ impl Postgres {
     }
 
     fn log_file(&self) -> PathBuf {
-        self.sockets.join("log")
+        self.sockets.path().join("log")
     }
 
     pub(crate) fn log(&self) -> String {
@@ -236,8 +240,8 @@ impl Postgres {
             .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
             .arg(self.binaries.join("psql"))
             .args(["-X", "-q", "-At", "-v", "ON_ERROR_STOP=1"])
-            .current_dir(&self.sockets)
-            .env("PGHOST", &self.sockets)
+            .current_dir(self.sockets.path())
+            .env("PGHOST", self.sockets.path())
             .env("PGUSER", "postgres")
             .env("PGDATABASE", "postgres")
             .stdin(Stdio::piped())
