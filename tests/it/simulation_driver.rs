@@ -105,6 +105,9 @@ impl Sim {
     pub fn run(&mut self) {
         let operations = self.rng.random_range(30..=200);
         let taste = self.taste();
+        if self.rng.random_bool(0.9) {
+            self.rest();
+        }
         while self.operations < operations {
             let step = self.choose(&taste);
             self.step(step);
@@ -171,6 +174,14 @@ impl Sim {
                 self.end_unless_alive(&came);
             }
             Step::Answer => self.answer(),
+            Step::GoOn => {
+                for _ in 0..self.rng.random_range(1..40) {
+                    if self.is_quiet() {
+                        break;
+                    }
+                    self.round();
+                }
+            }
             Step::Cut => self.hang_up(),
             Step::SourceDies => {
                 self.host.die();
@@ -442,9 +453,9 @@ impl Sim {
     }
 
     fn apply(&mut self) -> String {
-        let dies = !self.is_steady && self.rng.random_bool(0.03);
+        let dies = !self.is_steady && self.rng.random_bool(0.06);
         if dies {
-            let left = self.rng.random_range(0..8);
+            let left = self.rng.random_range(0..4);
             self.target.rig.light(left, self.rng.random_bool(0.5));
         }
         let (max, wants) = (self.rng.random_range(1..20), self.rng.random_range(1..6));
@@ -530,23 +541,28 @@ impl Sim {
             if self.is_quiet() {
                 return self.check_equal();
             }
-            for step in [
-                Step::SourceStarts,
-                Step::TargetStarts,
-                Step::Settle,
-                Step::Check,
-                Step::Mirror,
-                Step::Connect,
-                Step::Send,
-                Step::Deliver,
-                Step::Apply,
-                Step::Answer,
-            ] {
-                self.step(step);
-                self.check();
-            }
+            self.round();
         }
         self.fail("no rest is reached");
+    }
+
+    /// Everything goes on by a step.
+    fn round(&mut self) {
+        for step in [
+            Step::SourceStarts,
+            Step::TargetStarts,
+            Step::Settle,
+            Step::Check,
+            Step::Mirror,
+            Step::Connect,
+            Step::Send,
+            Step::Deliver,
+            Step::Apply,
+            Step::Answer,
+        ] {
+            self.step(step);
+            self.check();
+        }
     }
 
     fn is_quiet(&self) -> bool {
