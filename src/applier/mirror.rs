@@ -7,10 +7,10 @@ use crate::types::{Attrs, Entry, FileId, Name, Op, Scope, Xattr};
 use super::engine::{Applier, Record};
 use super::error::{At, Fault};
 use super::ledger::Mirror;
-use super::lenient::{Guest, limbo_name};
+use super::lenient::{Guest, is_gone, limbo_name};
 use super::map::Trust;
 use super::namespace::place;
-use super::replica::{Inode, InodeKind, Moving, Range, Replica};
+use super::replica::{Inode, InodeKind, Moving, Object, Range, Replica};
 
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
@@ -23,7 +23,8 @@ impl<R: Replica> Applier<R> {
             self.doubt_everything();
         }
         for id in ids {
-            if let Some(inode) = self.map.get(*id) {
+            // Where everything is in doubt already it is wanted when it is found in a listing.
+            if let Some(inode) = self.map.get(*id).filter(|_| self.map.is_of_epoch(*id)) {
                 self.map.set_trust(*id, Trust::Stale);
                 self.wants.add_anew(*id, inode.kind);
             }
@@ -71,22 +72,40 @@ impl<R: Replica> Applier<R> {
         if !ours || self.wants.len() > 0 {
             return Ok(());
         }
-        self.purge_limbo()?;
+        let mut gone = self.purge_limbo()?;
+        if self.doubt {
+            gone.extend(self.gone_objects()?);
+        }
         self.map.remove_stale();
+        // Their numbers may be given again, to files that are not these.
+        self.map.remove_objects(&gone);
         self.meta.mirror = None;
         self.meta.lenient = false;
         self.meta_changed = true;
         Ok(())
     }
 
-    /// Deletes everything in limbo. Directories are lifted out of directories first, so that depth
-    /// costs neither stack nor long paths.
-    fn purge_limbo(&mut self) -> Result<(), Fault> {
+    /// What is known and is no more: an earlier attempt may have deleted it.
+    fn gone_objects(&mut self) -> Result<HashSet<Object>, Fault> {
+        let mut gone = HashSet::new();
+        for inode in self.map.inodes() {
+            match self.replica.attrs(inode) {
+                Err(e) if is_gone(&e) => drop(gone.insert(inode.object)),
+                found => drop(found.at(inode)?),
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Deletes everything in limbo; returns the objects that are no more. Directories are lifted out of
+    /// directories first, so that depth costs neither stack nor long paths.
+    fn purge_limbo(&mut self) -> Result<HashSet<Object>, Fault> {
         let limbo = self.replica.limbo();
+        let mut gone = HashSet::new();
         loop {
             let names = self.replica.names(limbo).at(limbo)?;
             if names.is_empty() {
-                return Ok(());
+                return Ok(gone);
             }
             for name in &names {
                 let found = self.replica.inspect(place(limbo, name));
@@ -94,21 +113,37 @@ impl<R: Replica> Applier<R> {
                     continue;
                 };
                 if inode.kind == InodeKind::Dir {
-                    self.empty_into_limbo(inode)?;
+                    self.empty_into_limbo(inode, &mut gone)?;
                     self.replica
                         .rmdir(place(limbo, name))
                         .at_name(limbo, name)?;
+                    gone.insert(inode.object);
+                    self.replica.forget(inode.object);
                 } else {
-                    self.replica
-                        .unlink(place(limbo, name))
-                        .at_name(limbo, name)?;
+                    self.unlink_for_good(limbo, name, inode, &mut gone)?;
                 }
-                self.replica.forget(inode.object);
             }
         }
     }
 
-    fn empty_into_limbo(&mut self, dir: Inode) -> Result<(), Fault> {
+    /// Removes a name of something that is no directory.
+    fn unlink_for_good(
+        &mut self,
+        dir: Inode,
+        name: &Name,
+        inode: Inode,
+        gone: &mut HashSet<Object>,
+    ) -> Result<(), Fault> {
+        let attrs = self.replica.attrs(inode).at_name(dir, name)?;
+        self.replica.unlink(place(dir, name)).at_name(dir, name)?;
+        if attrs.nlink <= 1 {
+            gone.insert(inode.object);
+        }
+        self.replica.forget(inode.object);
+        Ok(())
+    }
+
+    fn empty_into_limbo(&mut self, dir: Inode, gone: &mut HashSet<Object>) -> Result<(), Fault> {
         let limbo = self.replica.limbo();
         for name in self.replica.names(dir).at(dir)? {
             let at = place(dir, &name);
@@ -121,8 +156,7 @@ impl<R: Replica> Applier<R> {
                 let done = self.replica.rename(at, to, Moving::ToFree);
                 done.at_name(dir, &name)?;
             } else {
-                self.replica.unlink(at).at_name(dir, &name)?;
-                self.replica.forget(inode.object);
+                self.unlink_for_good(dir, &name, inode, gone)?;
             }
         }
         Ok(())
