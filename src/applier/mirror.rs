@@ -21,6 +21,10 @@ impl<R: Replica> Applier<R> {
         self.meta_changed = true;
         if everything {
             self.doubt_everything();
+            // All that is there is found from here.
+            if let Some(root) = self.meta.root {
+                self.want_root(root);
+            }
         }
         for id in ids {
             // Where everything is in doubt already it is wanted when it is found in a listing.
@@ -37,6 +41,12 @@ impl<R: Replica> Applier<R> {
         self.meta_changed = true;
     }
 
+    fn want_root(&mut self, root: FileId) {
+        let inode = self.replica.root();
+        self.map.bind(root, inode, Trust::Stale);
+        self.want(root, InodeKind::Dir);
+    }
+
     pub(super) fn mirror_begin(&mut self, number: u64, scope: Scope, root: FileId) {
         let unfinished = self.meta.mirror.map(|mirror| mirror.scope);
         if scope == Scope::Full {
@@ -44,9 +54,7 @@ impl<R: Replica> Applier<R> {
             if let Some(old) = self.meta.root.filter(|old| *old != root) {
                 self.map.remove(old);
             }
-            let inode = self.replica.root();
-            self.map.bind(root, inode, Trust::Stale);
-            self.want(root, InodeKind::Dir);
+            self.want_root(root);
             self.meta.root = Some(root);
         }
         self.meta.mirror = Some(Mirror {

@@ -193,7 +193,8 @@ impl Sim {
                     true => 0,
                     false => self.rng.random_range(0..3),
                 };
-                self.host.end_clean(unwatched);
+                let goes_back = !self.is_steady && self.rng.random_bool(0.2);
+                self.host.end_clean(unwatched, goes_back);
                 self.leave();
             }
             Step::TargetDies => self.target_dies(),
