@@ -308,6 +308,9 @@ impl<R: Replica> Applier<R> {
             if let RenameMode::Whiteout { id, after } = mode {
                 self.whiteout(id, at, &after)?;
             }
+        } else if let RenameMode::Whiteout { id, .. } = mode {
+            // New, as in `create_lenient`.
+            self.drop_id(id);
         }
         self.drop_replaced(replaced);
         Ok(())

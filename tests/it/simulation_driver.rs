@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use super::applier_world::{Depth, difference};
 use super::simulation_planted::Planted;
 use super::simulation_source::{Event, Host, Stop};
-use super::simulation_target::{Answer, Came, Target};
+use super::simulation_target::{Answer, Came, Marks, Target};
 use super::simulation_taste::{FAULTS, STEPS, Step, Taste, WEIGHTS};
 
 /// One connection. It may be over at one end and not yet at the other.
@@ -43,6 +43,8 @@ pub struct Sim {
     /// The replica may be another than when it was last looked at.
     is_changed: bool,
     trace: Vec<String>,
+    /// What stood in the last line of it.
+    noted: Option<(Seq, Marks, DataState)>,
     /// Steps come through unless a fault is one of them.
     pub is_steady: bool,
     pub operations: u32,
@@ -70,6 +72,7 @@ impl Sim {
             planted,
             is_changed: true,
             trace: Vec::new(),
+            noted: None,
             is_steady: false,
             operations: 0,
         }
@@ -89,6 +92,11 @@ impl Sim {
 
     fn note(&mut self, what: String) {
         let (end, marks) = (self.host.journal.end(), self.target.marks);
+        let state = (end, marks, self.target.data());
+        if what.ends_with(' ') && self.noted == Some(state) {
+            return;
+        }
+        self.noted = Some(state);
         let (history, received, applied) = (self.host.history().0, marks.received, marks.applied);
         let theirs = marks.history.map_or(0, |h| h.0);
         let (durable, data) = (marks.durable, self.target.data());
@@ -175,7 +183,7 @@ impl Sim {
             }
             Step::Answer => self.answer(),
             Step::GoOn => {
-                for _ in 0..self.rng.random_range(1..40) {
+                for _ in 0..self.rng.random_range(1..25) {
                     if self.is_quiet() {
                         break;
                     }
@@ -549,10 +557,12 @@ impl Sim {
 
     /// Everything goes on by a step.
     fn round(&mut self) {
+        if self.rng.random_bool(0.2) {
+            self.step(Step::Settle);
+        }
         for step in [
             Step::SourceStarts,
             Step::TargetStarts,
-            Step::Settle,
             Step::Check,
             Step::Mirror,
             Step::Connect,

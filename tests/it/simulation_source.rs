@@ -348,9 +348,11 @@ impl Host {
                 History(self.histories)
             }
         };
-        if !keeps && marks.is_none() && end > Seq::ZERO {
-            self.journal.reset(end);
+        if !keeps && marks.is_none() {
             self.voided = true;
+            if end > Seq::ZERO {
+                self.journal.reset(end);
+            }
         }
         // Whoever looks at epochs by the clock of the simulation: the log's own is the real one.
         let since_ns = self.epochs.values().min().copied().unwrap_or(0);

@@ -38,7 +38,7 @@ pub enum Answer {
     Done(u64),
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Marks {
     pub history: Option<History>,
     pub received: Seq,
