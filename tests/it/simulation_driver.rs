@@ -9,7 +9,6 @@ use doppelfs::types::{History, Seq};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::applier_world::{Depth, difference};
 use super::simulation_planted::Planted;
 use super::simulation_source::{Event, Host, Stop};
 use super::simulation_target::{Answer, Came, Marks, Target};
@@ -534,7 +533,7 @@ impl Sim {
         };
         self.may_jump &= at.history != self.host.history();
         if let Some(then) = self.host.at(at.history, at.seq)
-            && let Some(what) = difference(then, &self.target.world(), Depth::All)
+            && let Some(what) = self.target.difference_to(then)
         {
             self.fail(&format!(
                 "the replica says ok and is not what was at {at:?}: {what}"
@@ -557,7 +556,7 @@ impl Sim {
 
     /// Everything goes on by a step.
     fn round(&mut self) {
-        if self.rng.random_bool(0.2) {
+        if self.rng.random_bool(0.1) {
             self.step(Step::Settle);
         }
         for step in [
@@ -591,8 +590,7 @@ impl Sim {
     }
 
     fn check_equal(&mut self) {
-        let (source, replica) = (&self.host.source.world, self.target.world());
-        if let Some(what) = difference(source, &replica, Depth::All) {
+        if let Some(what) = self.target.difference_to(&self.host.source.world) {
             self.fail(&format!("at rest source and replica differ: {what}"));
         }
         if self.target.limbo_count() > 0 {

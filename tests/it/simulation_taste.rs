@@ -59,6 +59,6 @@ pub const STEPS: [Step; 21] = [
 
 /// How often each step is taken, before a run changes it to its taste; faults from `Cut` on.
 pub const WEIGHTS: [u32; STEPS.len()] = [
-    240, 32, 24, 60, 60, 30, 120, 120, 140, 50, 60, 40, 8, 3, 4, 3, 6, 3, 8, 80, 80,
+    240, 20, 24, 60, 60, 30, 120, 120, 140, 50, 60, 40, 8, 3, 4, 3, 6, 3, 8, 80, 80,
 ];
 pub const FAULTS: std::ops::Range<usize> = 12..19;
