@@ -87,7 +87,7 @@ impl<R: Replica> Applier<R> {
     ) -> Result<(), Fault> {
         let Some(dir) = self.live_dir(at.parent) else {
             // It is new: whoever is known by its id was made in a history that was lost, and is not it.
-            self.map.set_trust(guest.id, Trust::Stale);
+            self.drop_id(guest.id);
             return Ok(());
         };
         let at = place(dir, &at.name);
@@ -308,6 +308,9 @@ impl<R: Replica> Applier<R> {
             if let RenameMode::Whiteout { id, after } = mode {
                 self.whiteout(id, at, &after)?;
             }
+        } else if let RenameMode::Whiteout { id, .. } = mode {
+            // New, as in `create_lenient`.
+            self.drop_id(id);
         }
         self.drop_replaced(replaced);
         Ok(())
@@ -394,6 +397,6 @@ impl<R: Replica> Applier<R> {
 }
 
 /// The object behind a handle, or its last name, is no more.
-fn is_gone(error: &std::io::Error) -> bool {
+pub(super) fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT))
 }

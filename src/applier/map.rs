@@ -132,6 +132,12 @@ impl Map {
         }
     }
 
+    /// Has the id been met since everything was put in doubt?
+    pub(super) fn is_of_epoch(&self, id: FileId) -> bool {
+        let held = self.entries.get(&id);
+        held.is_some_and(|held| held.epoch == self.epoch)
+    }
+
     /// The object of an id whose content is exact.
     pub(super) fn live(&self, id: FileId) -> Option<Inode> {
         let held = self.entries.get(&id)?;
@@ -183,22 +189,6 @@ impl Map {
         known
     }
 
-    /// Drops every id that one of these objects stands for.
-    pub(super) fn remove_objects(&mut self, objects: &HashSet<Object>) {
-        if objects.is_empty() {
-            return;
-        }
-        let ids: Vec<FileId> = self
-            .entries
-            .iter()
-            .filter(|(_, held)| objects.contains(&held.object()))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            self.remove(id);
-        }
-    }
-
     /// Drops every id that is still in doubt.
     pub(super) fn remove_stale(&mut self) {
         let epoch = self.epoch;
@@ -211,6 +201,23 @@ impl Map {
         for id in dead {
             self.remove(id);
         }
+    }
+
+    /// Drops every id that stands for one of these.
+    pub(super) fn remove_objects(&mut self, gone: &HashSet<Object>) {
+        let held = self.entries.iter();
+        let dead: Vec<FileId> = held
+            .filter(|(_, held)| gone.contains(&held.object()))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in dead {
+            self.remove(id);
+        }
+    }
+
+    /// All objects that are known.
+    pub(super) fn inodes(&self) -> Vec<Inode> {
+        self.entries.values().map(Held::inode).collect()
     }
 
     /// Ids whose image is wanted: in doubt, and in a place.

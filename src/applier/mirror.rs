@@ -7,7 +7,7 @@ use crate::types::{Attrs, Entry, FileId, Name, Op, Scope, Xattr};
 use super::engine::{Applier, Record};
 use super::error::{At, Fault};
 use super::ledger::Mirror;
-use super::lenient::{Guest, limbo_name};
+use super::lenient::{Guest, is_gone, limbo_name};
 use super::map::Trust;
 use super::namespace::place;
 use super::replica::{Inode, InodeKind, Moving, Object, Range, Replica};
@@ -21,13 +21,14 @@ impl<R: Replica> Applier<R> {
         self.meta_changed = true;
         if everything {
             self.doubt_everything();
-            // A partial mirror follows: what the root leads to is all that there is.
+            // All that is there is found from here.
             if let Some(root) = self.meta.root {
-                self.doubt_root(root);
+                self.want_root(root);
             }
         }
         for id in ids {
-            if let Some(inode) = self.map.get(*id) {
+            // Where everything is in doubt already it is wanted when it is found in a listing.
+            if let Some(inode) = self.map.get(*id).filter(|_| self.map.is_of_epoch(*id)) {
                 self.map.set_trust(*id, Trust::Stale);
                 self.wants.add_anew(*id, inode.kind);
             }
@@ -40,7 +41,7 @@ impl<R: Replica> Applier<R> {
         self.meta_changed = true;
     }
 
-    fn doubt_root(&mut self, root: FileId) {
+    fn want_root(&mut self, root: FileId) {
         let inode = self.replica.root();
         self.map.bind(root, inode, Trust::Stale);
         self.want(root, InodeKind::Dir);
@@ -53,7 +54,7 @@ impl<R: Replica> Applier<R> {
             if let Some(old) = self.meta.root.filter(|old| *old != root) {
                 self.map.remove(old);
             }
-            self.doubt_root(root);
+            self.want_root(root);
             self.meta.root = Some(root);
         }
         self.meta.mirror = Some(Mirror {
@@ -79,57 +80,78 @@ impl<R: Replica> Applier<R> {
         if !ours || self.wants.len() > 0 {
             return Ok(());
         }
-        let purged = self.purge_limbo()?;
-        self.map.remove_objects(&purged);
+        let mut gone = self.purge_limbo()?;
+        if self.doubt {
+            gone.extend(self.gone_objects()?);
+        }
         self.map.remove_stale();
+        // Their numbers may be given again, to files that are not these.
+        self.map.remove_objects(&gone);
         self.meta.mirror = None;
         self.meta.lenient = false;
         self.meta_changed = true;
         Ok(())
     }
 
-    /// Deletes everything in limbo, and says what is gone with it. Directories are lifted out of directories first, so that depth
-    /// costs neither stack nor long paths.
+    /// What is known and is no more: an earlier attempt may have deleted it.
+    fn gone_objects(&mut self) -> Result<HashSet<Object>, Fault> {
+        let mut gone = HashSet::new();
+        for inode in self.map.inodes() {
+            match self.replica.attrs(inode) {
+                Err(e) if is_gone(&e) => drop(gone.insert(inode.object)),
+                found => drop(found.at(inode)?),
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Deletes everything in limbo; returns the objects that are no more. Directories are lifted out of
+    /// directories first, so that depth costs neither stack nor long paths.
     fn purge_limbo(&mut self) -> Result<HashSet<Object>, Fault> {
         let limbo = self.replica.limbo();
-        let mut purged = HashSet::new();
+        let mut gone = HashSet::new();
         loop {
             let names = self.replica.names(limbo).at(limbo)?;
             if names.is_empty() {
-                return Ok(purged);
+                return Ok(gone);
             }
             for name in &names {
                 let found = self.replica.inspect(place(limbo, name));
                 let Some(inode) = found.at_name(limbo, name)? else {
                     continue;
                 };
-                self.note_purged(inode, &mut purged)?;
                 if inode.kind == InodeKind::Dir {
-                    self.empty_into_limbo(inode, &mut purged)?;
+                    self.empty_into_limbo(inode, &mut gone)?;
                     self.replica
                         .rmdir(place(limbo, name))
                         .at_name(limbo, name)?;
+                    gone.insert(inode.object);
+                    self.replica.forget(inode.object);
                 } else {
-                    self.replica
-                        .unlink(place(limbo, name))
-                        .at_name(limbo, name)?;
+                    self.unlink_for_good(limbo, name, inode, &mut gone)?;
                 }
-                self.replica.forget(inode.object);
             }
         }
     }
 
-    /// Is this its last name?
-    fn note_purged(&mut self, inode: Inode, purged: &mut HashSet<Object>) -> Result<(), Fault> {
-        let has_others =
-            inode.kind != InodeKind::Dir && self.replica.attrs(inode).at(inode)?.nlink > 1;
-        if !has_others {
-            purged.insert(inode.object);
+    /// Removes a name of something that is no directory.
+    fn unlink_for_good(
+        &mut self,
+        dir: Inode,
+        name: &Name,
+        inode: Inode,
+        gone: &mut HashSet<Object>,
+    ) -> Result<(), Fault> {
+        let attrs = self.replica.attrs(inode).at_name(dir, name)?;
+        self.replica.unlink(place(dir, name)).at_name(dir, name)?;
+        if attrs.nlink <= 1 {
+            gone.insert(inode.object);
         }
+        self.replica.forget(inode.object);
         Ok(())
     }
 
-    fn empty_into_limbo(&mut self, dir: Inode, purged: &mut HashSet<Object>) -> Result<(), Fault> {
+    fn empty_into_limbo(&mut self, dir: Inode, gone: &mut HashSet<Object>) -> Result<(), Fault> {
         let limbo = self.replica.limbo();
         for name in self.replica.names(dir).at(dir)? {
             let at = place(dir, &name);
@@ -142,9 +164,7 @@ impl<R: Replica> Applier<R> {
                 let done = self.replica.rename(at, to, Moving::ToFree);
                 done.at_name(dir, &name)?;
             } else {
-                self.note_purged(inode, purged)?;
-                self.replica.unlink(at).at_name(dir, &name)?;
-                self.replica.forget(inode.object);
+                self.unlink_for_good(dir, &name, inode, gone)?;
             }
         }
         Ok(())

@@ -178,7 +178,7 @@ impl<R: Replica> Applier<R> {
     /// An operation's effect on the map and on the names of newborn files.
     fn follow_names(&mut self, newborn: &mut Newborn, body: &Body) {
         match &body.op {
-            Op::Create { at, id, node, .. } => newborn.born(at, *id, node),
+            Op::Create { at, id, node, .. } => self.give_birth(newborn, at, *id, node),
             Op::Link { id, at, .. } => newborn.named(at, *id),
             Op::Unlink { at, id } => {
                 newborn.names.remove(at);
@@ -202,7 +202,7 @@ impl<R: Replica> Applier<R> {
                 let swapped = other.filter(|_| *mode == RenameMode::Exchange);
                 newborn.renamed(*id, from, to, swapped);
                 if let RenameMode::Whiteout { id: whiteout, .. } = mode {
-                    newborn.born(from, *whiteout, &Node::Char(WHITEOUT_RDEV));
+                    self.give_birth(newborn, from, *whiteout, &Node::Char(WHITEOUT_RDEV));
                 }
                 if *mode != RenameMode::Exchange {
                     self.bury_replaced(newborn, replaced);
@@ -210,6 +210,12 @@ impl<R: Replica> Applier<R> {
             }
             _ => {}
         }
+    }
+
+    /// Whoever is known by the id of a new file was made in a history that was lost, and is not it.
+    fn give_birth(&mut self, newborn: &mut Newborn, at: &Dentry, id: FileId, node: &Node) {
+        self.map.remove(id);
+        newborn.born(at, id, node);
     }
 
     fn bury_replaced(&mut self, newborn: &mut Newborn, replaced: &Option<Replaced>) {

@@ -99,5 +99,5 @@ fn planted_history_that_goes_on_is_found() {
 
 #[test]
 fn planted_disregard_of_doubt_is_found() {
-    is_found(Planted::DoubtIgnored, 3000);
+    is_found(Planted::DoubtIgnored, 400);
 }

@@ -9,10 +9,9 @@ use doppelfs::types::{History, Seq};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::applier_world::{Depth, difference};
 use super::simulation_planted::Planted;
 use super::simulation_source::{Event, Host, Stop};
-use super::simulation_target::{Answer, Came, Target};
+use super::simulation_target::{Answer, Came, Marks, Target};
 use super::simulation_taste::{FAULTS, STEPS, Step, Taste, WEIGHTS};
 
 /// One connection. It may be over at one end and not yet at the other.
@@ -43,6 +42,8 @@ pub struct Sim {
     /// The replica may be another than when it was last looked at.
     is_changed: bool,
     trace: Vec<String>,
+    /// What stood in the last line of it.
+    noted: Option<(Seq, Marks, DataState)>,
     /// Steps come through unless a fault is one of them.
     pub is_steady: bool,
     pub operations: u32,
@@ -70,6 +71,7 @@ impl Sim {
             planted,
             is_changed: true,
             trace: Vec::new(),
+            noted: None,
             is_steady: false,
             operations: 0,
         }
@@ -89,6 +91,11 @@ impl Sim {
 
     fn note(&mut self, what: String) {
         let (end, marks) = (self.host.journal.end(), self.target.marks);
+        let state = (end, marks, self.target.data());
+        if what.ends_with(' ') && self.noted == Some(state) {
+            return;
+        }
+        self.noted = Some(state);
         let (history, received, applied) = (self.host.history().0, marks.received, marks.applied);
         let theirs = marks.history.map_or(0, |h| h.0);
         let (durable, data) = (marks.durable, self.target.data());
@@ -105,6 +112,9 @@ impl Sim {
     pub fn run(&mut self) {
         let operations = self.rng.random_range(30..=200);
         let taste = self.taste();
+        if self.rng.random_bool(0.9) {
+            self.rest();
+        }
         while self.operations < operations {
             let step = self.choose(&taste);
             self.step(step);
@@ -171,6 +181,14 @@ impl Sim {
                 self.end_unless_alive(&came);
             }
             Step::Answer => self.answer(),
+            Step::GoOn => {
+                for _ in 0..self.rng.random_range(1..25) {
+                    if self.is_quiet() {
+                        break;
+                    }
+                    self.round();
+                }
+            }
             Step::Cut => self.hang_up(),
             Step::SourceDies => {
                 self.host.die();
@@ -182,7 +200,8 @@ impl Sim {
                     true => 0,
                     false => self.rng.random_range(0..3),
                 };
-                self.host.end_clean(unwatched);
+                let goes_back = !self.is_steady && self.rng.random_bool(0.2);
+                self.host.end_clean(unwatched, goes_back);
                 self.leave();
             }
             Step::TargetDies => self.target_dies(),
@@ -442,9 +461,9 @@ impl Sim {
     }
 
     fn apply(&mut self) -> String {
-        let dies = !self.is_steady && self.rng.random_bool(0.03);
+        let dies = !self.is_steady && self.rng.random_bool(0.06);
         if dies {
-            let left = self.rng.random_range(0..8);
+            let left = self.rng.random_range(0..4);
             self.target.rig.light(left, self.rng.random_bool(0.5));
         }
         let (max, wants) = (self.rng.random_range(1..20), self.rng.random_range(1..6));
@@ -514,7 +533,7 @@ impl Sim {
         };
         self.may_jump &= at.history != self.host.history();
         if let Some(then) = self.host.at(at.history, at.seq)
-            && let Some(what) = difference(then, &self.target.world(), Depth::All)
+            && let Some(what) = self.target.difference_to(then)
         {
             self.fail(&format!(
                 "the replica says ok and is not what was at {at:?}: {what}"
@@ -530,23 +549,30 @@ impl Sim {
             if self.is_quiet() {
                 return self.check_equal();
             }
-            for step in [
-                Step::SourceStarts,
-                Step::TargetStarts,
-                Step::Settle,
-                Step::Check,
-                Step::Mirror,
-                Step::Connect,
-                Step::Send,
-                Step::Deliver,
-                Step::Apply,
-                Step::Answer,
-            ] {
-                self.step(step);
-                self.check();
-            }
+            self.round();
         }
         self.fail("no rest is reached");
+    }
+
+    /// Everything goes on by a step.
+    fn round(&mut self) {
+        if self.rng.random_bool(0.1) {
+            self.step(Step::Settle);
+        }
+        for step in [
+            Step::SourceStarts,
+            Step::TargetStarts,
+            Step::Check,
+            Step::Mirror,
+            Step::Connect,
+            Step::Send,
+            Step::Deliver,
+            Step::Apply,
+            Step::Answer,
+        ] {
+            self.step(step);
+            self.check();
+        }
     }
 
     fn is_quiet(&self) -> bool {
@@ -564,8 +590,7 @@ impl Sim {
     }
 
     fn check_equal(&mut self) {
-        let (source, replica) = (&self.host.source.world, self.target.world());
-        if let Some(what) = difference(source, &replica, Depth::All) {
+        if let Some(what) = self.target.difference_to(&self.host.source.world) {
             self.fail(&format!("at rest source and replica differ: {what}"));
         }
         if self.target.limbo_count() > 0 {

@@ -239,7 +239,7 @@ impl Host {
     }
 
     /// Ends in order, and somebody may change the tree while nobody watches.
-    pub fn end_clean(&mut self, unwatched: u32) {
+    pub fn end_clean(&mut self, unwatched: u32, clock_goes_back: bool) {
         self.stop_mirror();
         let Some(run) = &self.run else { return };
         // A walk that has not ended leads the next start to where it began.
@@ -249,7 +249,10 @@ impl Host {
         };
         self.journal.sync();
         self.sync_below();
-        let ended_ns = self.now_ns();
+        let ended_ns = match clock_goes_back {
+            true => u64::MAX,
+            false => self.now_ns(),
+        };
         let end = self.journal.end();
         if let Some(covered) = &mut self.covered {
             covered.clean = Some(Clean {
@@ -347,9 +350,11 @@ impl Host {
                 History(self.histories)
             }
         };
-        if !keeps && marks.is_none() && end > Seq::ZERO {
-            self.journal.reset(end);
+        if !keeps && marks.is_none() {
             self.voided = true;
+            if end > Seq::ZERO {
+                self.journal.reset(end);
+            }
         }
         // Whoever looks at epochs by the clock of the simulation: the log's own is the real one.
         let since_ns = self.epochs.values().min().copied().unwrap_or(0);

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 
 use super::applier_kills::sim;
 use super::applier_rig::Rig;
-use super::applier_world::{LIMBO, SimReplica, World};
+use super::applier_world::{Depth, LIMBO, SimReplica, World, difference};
 use super::simulation_planted::Planted;
 use super::simulation_source::Start;
 
@@ -38,7 +38,7 @@ pub enum Answer {
     Done(u64),
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Marks {
     pub history: Option<History>,
     pub received: Seq,
@@ -140,8 +140,10 @@ impl Target {
         self.is_held
     }
 
-    pub fn world(&self) -> World {
-        self.rig.replica.disk.lock().unwrap().live.clone()
+    /// The first difference of the replica to a tree.
+    pub fn difference_to(&self, tree: &World) -> Option<String> {
+        let disk = self.rig.replica.disk.lock().unwrap();
+        difference(tree, &disk.live, Depth::All)
     }
 
     pub fn limbo_count(&self) -> usize {

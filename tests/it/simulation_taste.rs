@@ -20,6 +20,8 @@ pub enum Step {
     Apply,
     Checkpoint,
     Answer,
+    /// All of these a few times, as far as there is something to do.
+    GoOn,
     Cut,
     SourceDies,
     SourceLosesPower,
@@ -31,7 +33,7 @@ pub enum Step {
     TargetStarts,
 }
 
-pub const STEPS: [Step; 20] = [
+pub const STEPS: [Step; 21] = [
     Step::Operate,
     Step::Settle,
     Step::SyncQueue,
@@ -43,6 +45,7 @@ pub const STEPS: [Step; 20] = [
     Step::Apply,
     Step::Checkpoint,
     Step::Answer,
+    Step::GoOn,
     Step::Cut,
     Step::SourceDies,
     Step::SourceLosesPower,
@@ -56,6 +59,6 @@ pub const STEPS: [Step; 20] = [
 
 /// How often each step is taken, before a run changes it to its taste; faults from `Cut` on.
 pub const WEIGHTS: [u32; STEPS.len()] = [
-    240, 32, 24, 120, 160, 60, 130, 130, 160, 60, 110, 8, 3, 4, 3, 6, 3, 8, 80, 80,
+    240, 20, 24, 60, 60, 30, 120, 120, 140, 50, 60, 40, 8, 3, 4, 3, 6, 3, 8, 80, 80,
 ];
-pub const FAULTS: std::ops::Range<usize> = 11..18;
+pub const FAULTS: std::ops::Range<usize> = 12..19;
