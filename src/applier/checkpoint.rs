@@ -182,17 +182,8 @@ impl<R: Replica> Applier<R> {
     /// # Errors
     /// As [`CheckpointJob::run`], [`Error::Table`]; call it again.
     pub fn continue_in(&mut self, position: Position) -> Result<(), Error> {
-        self.table.invalidate();
-        self.parts = None;
-        self.recovering_until = Seq::ZERO;
         self.meta.lenient |= self.applied() > position.seq;
-        self.meta.position = Some(position);
-        self.map.settle();
-        self.meta_changed = false;
-        self.make_job()?.run()?;
-        let identity = self.identity();
-        let at = (position.history, position.seq);
-        self.table.begin(identity, at, Seq::ZERO)
+        self.stand_at(position)
     }
 
     /// Stands at another position: legal only directly before a full mirror, whatever the replica
@@ -201,16 +192,20 @@ impl<R: Replica> Applier<R> {
     /// # Errors
     /// As [`CheckpointJob::run`], [`Error::Table`]; call it again.
     pub fn reset_to(&mut self, position: Position) -> Result<(), Error> {
-        self.table.invalidate();
-        self.parts = None;
         self.doubt = false;
         self.barrier = false;
-        self.recovering_until = Seq::ZERO;
-        self.meta.position = Some(position);
         self.meta.jump = true;
         self.meta.lenient = true;
         self.meta.mirror = None;
         self.wants.clear();
+        self.stand_at(position)
+    }
+
+    fn stand_at(&mut self, position: Position) -> Result<(), Error> {
+        self.table.invalidate();
+        self.parts = None;
+        self.recovering_until = Seq::ZERO;
+        self.meta.position = Some(position);
         self.map.settle();
         self.meta_changed = false;
         self.make_job()?.run()?;

@@ -151,6 +151,21 @@ fn worker_words(kind: &str, options: &MountOptions, settings: &Settings) -> Vec<
     words
 }
 
+/// Standard error, where it can be written. The log lies on the state's disk: when that fails or is full,
+/// lines are lost, and nobody may die of it (who writes lines says so on standard error, too, and panics).
+struct LogLines;
+
+impl std::io::Write for LogLines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        Ok(std::io::stderr().write(line).unwrap_or(line.len()))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let _ = std::io::stderr().flush();
+        Ok(())
+    }
+}
+
 /// Log lines go to standard error: to the log file in the background, to the journal of systemd
 /// under a unit. `DOPPELFS_LOG` chooses how much.
 pub(super) fn start_log() {
@@ -159,7 +174,7 @@ pub(super) fn start_log() {
     // Somebody else's subscriber, in a test for example, may be there first.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogLines)
         .with_ansi(false)
         .try_init();
 }

@@ -349,14 +349,19 @@ impl Journal {
     }
 
     /// Is the directory still that of this journal? Somebody may have removed or replaced it: then what
-    /// is appended is lost with this process.
+    /// is appended is lost with this process. A disk that fails does not tell, and says nothing of it.
     pub fn is_in_place(&self) -> bool {
         use std::os::unix::fs::MetadataExt;
-        let there = std::fs::metadata(self.core.dir.join("lock"));
-        let (Ok(there), Ok(ours)) = (there, self.core.lock.metadata()) else {
+        let is_gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+        if std::fs::metadata(&self.core.seg_dir).is_err_and(|e| is_gone(&e)) {
             return false;
-        };
-        (there.dev(), there.ino()) == (ours.dev(), ours.ino()) && self.core.seg_dir.is_dir()
+        }
+        let there = std::fs::metadata(self.core.dir.join("lock"));
+        match (there, self.core.lock.metadata()) {
+            (Ok(there), Ok(ours)) => (there.dev(), there.ino()) == (ours.dev(), ours.ino()),
+            (Err(e), _) => !is_gone(&e),
+            (_, Err(_)) => true,
+        }
     }
 
     /// What the journal holds and takes; cheap.

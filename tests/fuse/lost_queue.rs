@@ -25,19 +25,27 @@ fn a_state_directory_that_is_removed_under_a_mount_is_begun_anew() {
         return;
     }
     let fixture = Fixture::started(test);
-    let dir = fixture.path("load");
-    std::fs::create_dir(&dir).expect("mkdir");
-    let history = fixture.set().history();
-    let load = load_all(&dir, 1);
-    std::fs::remove_dir_all(fixture.state_dir()).expect("remove the state");
-    until("another history to begin", || {
-        fixture.find_set().is_some_and(|set| {
-            set.worker_pid() > 0 && !set.history().is_empty() && set.history() != history
-        })
-    });
-    let steps = load.end();
-    let report = fixture.assert_equal();
-    eprintln!("{test}: {steps} steps of the load, none failed; {report}");
+    // All of it, and the queue alone, whose activity log is of another state then.
+    for (number, below) in [None, Some("queue")].into_iter().enumerate() {
+        let dir = fixture.path(format!("load-{number}"));
+        std::fs::create_dir(&dir).expect("mkdir");
+        let history = fixture.set().history();
+        let load = load_all(&dir, 1);
+        let state = fixture.state_dir();
+        let lost = below.map_or(state.to_path_buf(), |below| state.join(below));
+        // The worker may be writing there.
+        until("the state to be removed", || {
+            std::fs::remove_dir_all(&lost).is_ok()
+        });
+        until("another history to begin", || {
+            fixture.find_set().is_some_and(|set| {
+                set.worker_pid() > 0 && !set.history().is_empty() && set.history() != history
+            })
+        });
+        let steps = load.end();
+        let report = fixture.assert_equal();
+        eprintln!("{test}: {steps} steps of the load, none failed; {report}");
+    }
     fixture.umount();
     fixture.mount();
     fixture.finish();

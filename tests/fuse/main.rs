@@ -28,6 +28,7 @@ mod hard_links;
 mod held;
 mod limits;
 mod link_cuts;
+mod lost_disks;
 mod lost_queue;
 mod mirror_load;
 mod mount_options;

@@ -25,7 +25,7 @@ use crate::takeover::load_all;
 const IMAGE_MIB: u64 = 1024;
 
 /// An image that can be cut; `None`, said loudly, where this host cannot.
-fn disk(test: &str, kind: &str) -> Option<Image> {
+pub(crate) fn disk(test: &str, kind: &str) -> Option<Image> {
     if !is_ready(test) || !has_programs(test, &["xfs_io"]) {
         return None;
     }
@@ -446,7 +446,7 @@ fn source_cut(test: &str, kind: &str) {
 }
 
 /// Files of the activity log.
-fn epochs(fixture: &Fixture) -> usize {
+pub(crate) fn epochs(fixture: &Fixture) -> usize {
     let dir = fixture.state_dir().join("activity");
     std::fs::read_dir(dir)
         .expect("list the activity log")
@@ -454,7 +454,7 @@ fn epochs(fixture: &Fixture) -> usize {
 }
 
 /// Files that nobody changes, so many bytes.
-fn plant_ballast(dir: &Path, seed: u64, bytes: u64) {
+pub(crate) fn plant_ballast(dir: &Path, seed: u64, bytes: u64) {
     const FILE_BYTES: usize = 4 << 20;
     std::fs::create_dir(dir).expect("mkdir");
     for number in 0..bytes / FILE_BYTES as u64 {

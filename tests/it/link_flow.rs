@@ -38,6 +38,23 @@ fn a_new_target_gets_a_mirror_and_then_what_happens() {
 }
 
 #[test]
+fn a_mirror_that_was_not_begun_is_asked_for() {
+    let Some(site) = Site::new("due") else { return };
+    let source = Source::new(&site.scratch.dir("queue"), 1);
+    source.create("a");
+    source.write("a", b"content");
+    let sender = source.connect(site.address(), &site.runtime);
+    site.await_caught_up(&source, &sender);
+    source.doubt();
+    source.write("a", b"more content");
+    let state = site.await_caught_up(&source, &sender);
+    assert_eq!(state.data, DataState::Ok);
+    assert_eq!(site.files(), source.files());
+    // Not a full one.
+    assert_eq!(source.mirrors_begun.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn a_restarted_target_goes_on_exactly() {
     let Some(mut site) = Site::new("restart") else {
         return;

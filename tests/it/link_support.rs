@@ -143,6 +143,12 @@ impl Source {
         })
     }
 
+    /// Everything is in doubt, and whoever says so dies before it begins a mirror.
+    pub fn doubt(&self) {
+        let (ids, everything) = (Vec::new(), true);
+        self.append(&Body::of(Op::Gap { ids, everything }), b"");
+    }
+
     fn append(&self, body: &Body, payload: &[u8]) -> Seq {
         self.journal.append(&Draft::new(body, payload)).unwrap()
     }
@@ -313,7 +319,16 @@ impl SenderEvents for Answering {
         Ok(self.0.journal.append(&Draft::new(&Body::of(op), b""))?)
     }
 
-    fn mirror_due(&self, _connection: u32) {}
+    fn mirror_due(&self, _connection: u32) {
+        let mut model = self.0.model.lock().unwrap();
+        model.mirror += 1;
+        let op = Op::MirrorBegin {
+            mirror: model.mirror,
+            scope: Scope::Partial,
+            root: ROOT,
+        };
+        self.0.append(&Body::of(op), b"");
+    }
 
     fn mirror_done(&self, _connection: u32, mirror: u64) {
         self.0.mirrors_done.fetch_add(1, Ordering::SeqCst);

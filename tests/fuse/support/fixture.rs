@@ -54,6 +54,18 @@ impl Fixture {
         fixture
     }
 
+    /// As [`Fixture::new`], with the data, and nothing else, on another file system.
+    pub(crate) fn with_data_on(label: &str, file_system: &Path) -> Fixture {
+        Fixture::at(label, Some(file_system), None)
+    }
+
+    /// As [`Fixture::new`], with the source's state, and nothing else, on another file system.
+    pub(crate) fn with_state_on(label: &str, file_system: &Path) -> Fixture {
+        let mut fixture = Fixture::at(label, None, None);
+        fixture.state = file_system.join("source-state");
+        fixture
+    }
+
     /// As [`Fixture::new`], protecting a directory that exists: the root of a file system.
     pub(crate) fn over(label: &str, data: &Path) -> Fixture {
         let mut fixture = Fixture::at(label, None, None);
