@@ -18,6 +18,7 @@
 
 mod args;
 mod compare;
+mod log;
 mod mount;
 mod queue;
 mod render;

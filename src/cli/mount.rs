@@ -3,9 +3,10 @@
 use anyhow::Context;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::args::MountArgs;
+use super::log::start_log;
 use super::run::{Entrances, Outcome, explained};
 use crate::config::{
     MountOptions, Role, Settings, StateOwner, Surroundings, check_mount, claim_state,
@@ -95,7 +96,7 @@ fn serve_or_start(
     let mut options = MountOptions::new(&args.dir, args.mountpoint.as_deref(), &settings)?;
     if Line::is_there() {
         // A supervisor has looked at everything; by now its mount may be in the way.
-        start_log();
+        start_log(args.ready_on_stdin.then(|| log_of(&options)));
         return (entrances.source)(options, ready.clone()).map(|()| 0);
     }
     let around = Surroundings::look(&options.run_dir);
@@ -105,7 +106,7 @@ fn serve_or_start(
     claim_state(&options.state_dir, &owner)?;
     let program = std::env::current_exe().context("cannot find this program")?;
     if options.foreground || args.ready_on_stdin {
-        start_log();
+        start_log((!options.foreground).then(|| log_of(&options)));
         let kind = if options.foreground {
             "-f"
         } else {
@@ -121,10 +122,14 @@ fn serve_or_start(
         };
         return supervisor::supervise(charge).context("cannot supervise a worker");
     }
-    let log = options.state_dir.join("log/worker.log");
     let words = worker_words(READY_ON_STDIN, &options, &settings);
-    supervisor::start_worker(&program, &words, &log)?;
+    supervisor::start_worker(&program, &words, &log_of(&options))?;
     Ok(0)
+}
+
+/// The log of what runs in the background.
+fn log_of(options: &MountOptions) -> PathBuf {
+    options.state_dir.join("log/worker.log")
 }
 
 const READY_ON_STDIN: &str = "--ready-on-stdin";
@@ -149,32 +154,4 @@ fn worker_words(kind: &str, options: &MountOptions, settings: &Settings) -> Vec<
     path("--", &options.dir);
     words.push(options.mountpoint.clone().into());
     words
-}
-
-/// Standard error, where it can be written. The log lies on the state's disk: when that fails or is full,
-/// lines are lost, and nobody may die of it (who writes lines says so on standard error, too, and panics).
-struct LogLines;
-
-impl std::io::Write for LogLines {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        Ok(std::io::stderr().write(line).unwrap_or(line.len()))
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        let _ = std::io::stderr().flush();
-        Ok(())
-    }
-}
-
-/// Log lines go to standard error: to the log file in the background, to the journal of systemd
-/// under a unit. `DOPPELFS_LOG` chooses how much.
-pub(super) fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("DOPPELFS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // Somebody else's subscriber, in a test for example, may be there first.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| LogLines)
-        .with_ansi(false)
-        .try_init();
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 
-use super::mount::start_log;
+use super::log::start_log;
 use super::run::{Entrances, Outcome};
 use crate::config::{Role, StateOwner, TargetOptions, claim_state};
 use crate::supervisor::Ready;
@@ -29,7 +29,7 @@ pub(super) fn serve(mut options: TargetOptions, entrances: &Entrances) -> anyhow
     }
     let owner = StateOwner::new(Role::Target, "target", &options.root);
     claim_state(&options.state_dir, &owner)?;
-    start_log();
+    start_log(None);
     (entrances.target)(options, Ready::on_stdout())?;
     Ok(Outcome::Yes)
 }

@@ -13,9 +13,12 @@ use crate::live::Live;
 use crate::passthrough::{Tree, unfit};
 use crate::supervisor::{Handover, Line, Ready};
 use crate::sys;
+use crate::types::FileId;
 
 use super::claim::Claim;
 use super::source::{Lineage, serve};
+use super::stand_in::{StandIn, Unusable};
+use super::start::{Begun, Start};
 use super::ways::Spot;
 use super::{bypass, claim, start};
 
@@ -43,7 +46,12 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
     inherit_restrictions(&mut options, &tree)?;
     let claim = claim::take(&options)?;
     config::claim_state(&options.state_dir, &owner_of(&options))?;
-    let begun = start::begin(&options, tree.root_id(), is_bypassed, false)?;
+    let stand_in = StandIn::of(&options);
+    let how = Start::Mount {
+        bypassed: is_bypassed,
+        was_stood_in: stand_in.is_used(),
+    };
+    let begun = start::begin(&options, tree.root_id(), how)?;
     let live = match &line {
         Some(_) => Live::begin(&live_dir(&options), begun.incarnation)
             .context("cannot keep what survives a worker")?,
@@ -57,6 +65,7 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
         claim,
         restarts: 0,
         crashed: false,
+        stand_in,
     };
     serve(&options, warnings, tree, begun, lineage, ready)
 }
@@ -105,13 +114,16 @@ fn take_over(
     let live = Live::open(&live_dir(options)).context("cannot take over")?;
     let mut tree = Tree::new(tree, cached_descriptors()).context("cannot take over")?;
     tree.set_keeper(line.clone(), kept);
-    if !options.state_dir.exists() {
-        tracing::error!(dir = %options.state_dir.display(), "the state is gone: it is begun anew, and a full mirror follows");
-        config::claim_state(&options.state_dir, &owner_of(options))?;
-    }
-    let begun = start::begin(options, tree.root_id(), false, true)?;
+    let stand_in = StandIn::of(options);
+    let (mut own, begun) = begin_again(options, tree.root_id(), &stand_in)?;
     let warnings = begun.journal.get(FACT_WARNINGS).ok().flatten();
     let warnings = warnings.and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
+    let mut warnings: Vec<String> = warnings.unwrap_or_default();
+    if own.is_some() {
+        warnings.push(stood_in_warning(options, &stand_in));
+        let asked = start::ask_for_another(options);
+        stand_in.watch(options, asked)?;
+    }
     let lineage = Lineage {
         line: Some(line.clone()),
         live,
@@ -119,16 +131,72 @@ fn take_over(
         claim: Claim::of(claim),
         restarts,
         crashed,
+        stand_in: stand_in.clone(),
     };
     drop(ready);
     let ready = Ready::silent();
-    serve(
-        options,
-        warnings.unwrap_or_default(),
+    let is_own = own.is_none();
+    let served = serve(
+        &own.take().unwrap_or_else(|| options.clone()),
+        warnings,
         tree,
         begun,
         lineage,
         ready,
+    );
+    if let Err(error) = &served
+        && is_own
+        && error.is::<Unusable>()
+    {
+        // The next worker is on its way.
+        stand_in.note(&format!("{error:#}"), true)?;
+    }
+    served
+}
+
+/// What the next worker of a mount begins with: the state, or what stands in for it where it cannot be
+/// used, whose options are returned then.
+fn begin_again(
+    options: &MountOptions,
+    root: FileId,
+    stand_in: &StandIn,
+) -> anyhow::Result<(Option<MountOptions>, Begun)> {
+    let begin = || -> anyhow::Result<Begun> {
+        if !options.state_dir.exists() {
+            tracing::error!(dir = %options.state_dir.display(), "the state is gone: it is begun anew, and a full mirror follows");
+            config::claim_state(&options.state_dir, &owner_of(options))?;
+        }
+        let how = match stand_in.is_used() {
+            true => Start::Anew,
+            false => Start::TakeOver,
+        };
+        start::begin(options, root, how)
+    };
+    if !stand_in.take_advice() {
+        // Libraries may panic over files that cannot be read.
+        let begun = std::panic::catch_unwind(std::panic::AssertUnwindSafe(begin));
+        match begun.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked; the log says where"))) {
+            Ok(begun) => return Ok((None, begun)),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the state cannot be used");
+                stand_in.note(&format!("{error:#}"), false)?;
+            }
+        }
+    }
+    let own = stand_in.options(options)?;
+    tracing::error!(dir = %own.state_dir.display(), "memory stands in for the state: a full mirror follows");
+    let begun = start::begin(&own, root, Start::TakeOver)?;
+    Ok((Some(own), begun))
+}
+
+fn stood_in_warning(options: &MountOptions, stand_in: &StandIn) -> String {
+    format!(
+        "the state in {} cannot be used ({}): memory stands in for it, with a small queue, and a loss of \
+         power is followed by a full mirror; repair its disk, and the set goes back there by itself (at \
+         once: `doppelfs restart {}`), with another mirror",
+        options.state_dir.display(),
+        stand_in.reason().trim(),
+        options.set
     )
 }
 

@@ -17,6 +17,7 @@ use crate::sync::{self, Mutex, Rank};
 use crate::sys;
 use crate::types::Time;
 
+use super::stand_in;
 use super::start::{self, nanoseconds};
 
 /// Between two times, at most: what was changed in two of these may be compared after a loss of power.
@@ -128,6 +129,19 @@ impl Below {
     }
 }
 
+/// How long operations may go unrecorded over a disk that fails, before memory stands in for it.
+const FAILING_NS: u64 = 10_000_000_000;
+
+/// Why only another worker can go on.
+#[derive(Debug)]
+pub(super) enum Why {
+    /// There is another queue in the queue's place than this worker writes: it was removed, or its disk
+    /// failed, and was repaired and mounted anew.
+    Displaced,
+    /// Its disk fails.
+    Failing(io::Error),
+}
+
 /// The thread.
 pub(super) struct Settler {
     activity: Arc<Activity>,
@@ -136,8 +150,7 @@ pub(super) struct Settler {
 }
 
 impl Settler {
-    /// Starts it. `give_way` is called when the queue is not in its place any more: only another worker
-    /// can begin it anew.
+    /// Starts it. `give_way` is called, once, when only another worker can go on.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -146,12 +159,12 @@ impl Settler {
         capture: Arc<Capture>,
         below: Arc<Below>,
         covered: Covered,
-        mut give_way: impl FnMut() + Send + 'static,
+        give_way: impl FnOnce(Why) + Send + 'static,
     ) -> io::Result<Settler> {
         let stop = Arc::new(AtomicBool::new(false));
         let (log, stopping) = (activity.clone(), stop.clone());
         let thread = sync::spawn("dfs-settle", move || {
-            run(&log, &capture, (&below, &covered), &stopping, &mut give_way)
+            run(&log, &capture, (&below, &covered), &stopping, give_way)
         })?;
         Ok(Settler {
             activity,
@@ -177,15 +190,53 @@ pub(super) fn note_lost(capture: &Capture, covered: &Covered) {
     }
 }
 
+/// Operations that cannot be recorded for a while.
+#[derive(Debug, Default)]
+struct Failing {
+    since_ns: Option<u64>,
+}
+
+impl Failing {
+    /// What the disk says when it fails; a full one does not.
+    fn look(&mut self, capture: &Capture) -> Option<io::Error> {
+        if !capture.has_open_gap() {
+            self.since_ns = None;
+            return None;
+        }
+        let now = sys::monotonic_ns();
+        if now - *self.since_ns.get_or_insert(now) < FAILING_NS {
+            return None;
+        }
+        self.since_ns = Some(now);
+        let failed = stand_in::is_writable(capture.journal().dir()).err();
+        failed.filter(|e| {
+            matches!(
+                e.raw_os_error(),
+                Some(libc::EIO | libc::EROFS | libc::ENODEV)
+            )
+        })
+    }
+}
+
+/// Is there another queue in the queue's place than this worker writes? It may have been removed. Or its
+/// disk failed, and was repaired and mounted anew, which this worker's files do not notice.
+fn is_displaced(capture: &Capture, covered: &Covered) -> bool {
+    let journal = capture.journal();
+    let is_elsewhere =
+        || start::mount_of(journal.dir()).is_ok_and(|mount| mount != covered.mounts.queue);
+    !journal.is_in_place() || capture.has_open_gap() && is_elsewhere()
+}
+
 fn run(
     activity: &Activity,
     capture: &Capture,
     (below, covered): (&Below, &Covered),
     stop: &AtomicBool,
-    give_way: &mut impl FnMut(),
+    give_way: impl FnOnce(Why),
 ) {
     let mut due_ns = 0;
     let mut is_failing = false;
+    let (mut failing, mut give_way) = (Failing::default(), Some(give_way));
     while !stop.load(Ordering::Acquire) {
         // What is found by looking for changes stands in the queue only when that is done; until then
         // the log leads there.
@@ -214,8 +265,15 @@ fn run(
             due_ns = sys::monotonic_ns() + INTERVAL_NS;
         }
         activity.watch_clock();
-        if !capture.journal().is_in_place() && !stop.load(Ordering::Acquire) {
-            give_way();
+        let why = match is_displaced(capture, covered) {
+            true => Some(Why::Displaced),
+            false => failing.look(capture).map(Why::Failing),
+        };
+        if !stop.load(Ordering::Acquire)
+            && let Some(why) = why
+            && let Some(give_way) = give_way.take()
+        {
+            give_way(why);
         }
         activity.wait(TICK);
     }

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::activity::{Clean, Covered};
-use crate::capture::{self, Capture, Uncovered};
+use crate::capture::{Capture, Uncovered};
 use crate::config::MountOptions;
 use crate::control;
 use crate::fuse;
@@ -22,7 +22,7 @@ use crate::mirror::{CheckProgress, Event, Mirror, MirrorState, check};
 use crate::passthrough::Tree;
 use crate::sender::{Sender, SenderOptions};
 use crate::stats::SetCounters;
-use crate::supervisor::{Line, Ready, Supervision};
+use crate::supervisor::{Line, Ready};
 use crate::sync::{self, Mutex, Rank};
 use crate::sys::{self, FuseMount};
 use crate::types::{Time, limits};
@@ -32,8 +32,10 @@ use super::answers::Answers;
 use super::claim::Claim;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
-use super::settler::{self, Below, Settler};
-use super::start::{self, Begun, Doubt, nanoseconds, number_connections};
+use super::prepare::{Prepared, prepare};
+use super::settler::{self, Below, Settler, Why};
+use super::stand_in::{StandIn, Unusable};
+use super::start::{self, Begun, nanoseconds};
 
 /// How much earlier than it was noticed a lazy umount may have been.
 const DETACH_SLACK_NS: u64 = 1_000_000_000;
@@ -84,6 +86,8 @@ pub(super) struct Lineage {
     pub(super) restarts: u64,
     /// Did the last worker die by itself?
     pub(super) crashed: bool,
+    /// What may have stood in for the state.
+    pub(super) stand_in: StandIn,
 }
 
 pub(super) fn serve(
@@ -95,12 +99,6 @@ pub(super) fn serve(
     ready: Ready,
 ) -> anyhow::Result<()> {
     let runtime = start_runtime()?;
-    let Begun {
-        journal,
-        covered,
-        doubt,
-        ..
-    } = begun;
     let Lineage {
         line,
         live,
@@ -108,64 +106,29 @@ pub(super) fn serve(
         claim,
         restarts,
         crashed,
+        stand_in,
     } = lineage;
     if let (Some(line), false) = (&line, live.is_taken_over()) {
         tree.set_keeper(line.clone(), Vec::new());
     }
-    let targets: Vec<String> = options.targets.iter().map(ToString::to_string).collect();
-    let (numbers, gone) = number_connections(&journal, &targets)?;
-    for target in gone {
-        warnings.push(format!(
-            "{target} is no target of this set any more; its queue is dropped"
-        ));
-    }
-    let (to_mirror, inbox) = mpsc::channel();
-    let watcher = Arc::new(Watcher::new(to_mirror.clone()));
-    let counters = Arc::new(SetCounters::default());
-    let state_dir = &options.state_dir;
-    let unlooked_since = match &doubt {
-        Doubt::After(after) | Doubt::Marked { after, .. } => Some(*after),
-        Doubt::Nothing | Doubt::Everything => None,
-    };
-    let taken_over = live.is_taken_over();
-    let activity = settler::open_log(
-        state_dir,
-        covered.instance,
-        &tree,
-        taken_over,
-        unlooked_since,
-    );
-    let activity = activity.with_context(|| {
-        format!(
-            "cannot note in {} what is changed in {}",
-            state_dir.display(),
-            options.dir.display()
-        )
-    })?;
-    let below =
-        Below::open(&tree).with_context(|| format!("cannot open {}", options.dir.display()))?;
-    let capture_options = capture::Options {
-        atime: options.atime,
-        gap_file: options.state_dir.join("gap"),
-        counters: counters.clone(),
-        live: live.clone(),
-        activity: activity.clone(),
-    };
-    let (capture, gap_was_set) =
-        Capture::new(tree, journal.clone(), capture_options, watcher.clone())
-            .with_context(|| format!("cannot use {}", options.state_dir.display()))?;
-    let capture = Arc::new(capture);
-
-    if matches!(doubt, Doubt::Marked { .. }) {
-        // Before the first record of the new history, so that nobody takes that for one of the old.
-        start::store_unfinished(&journal, &covered).context("cannot store the state")?;
-    }
-    let suspects = match &doubt {
-        Doubt::Marked { ids, .. } => ids.len() as u64,
-        _ => 0,
-    };
-    let after = begin_doubt(&capture, doubt, gap_was_set)?;
-    start::store(&journal, &covered).context("cannot store the state")?;
+    let prepared = prepare(options, tree, begun, &live).context(Unusable)?;
+    stand_in.leave(options);
+    let Prepared {
+        journal,
+        covered,
+        capture,
+        counters,
+        watcher,
+        activity,
+        below,
+        numbers,
+        suspects,
+        after,
+        warnings: more_warnings,
+        to_mirror,
+        inbox,
+    } = prepared;
+    warnings.extend(more_warnings);
     let place = Place::of(&options.dir, capture.tree().root());
     let kernel = match device {
         Some(device) => {
@@ -224,7 +187,7 @@ pub(super) fn serve(
         watcher,
         check: Arc::new(CheckProgress::default()),
         mirrored: mirror.state(),
-        below: Arc::new(below),
+        below,
         suspects,
         warnings,
         supervisor_pid: line.as_ref().map(|_| std::os::unix::process::parent_id()),
@@ -246,7 +209,7 @@ pub(super) fn serve(
                     capture.clone(),
                     source.below.clone(),
                     source.covered.clone(),
-                    give_way(options),
+                    give_way(options, stand_in),
                 );
                 Some(settler.context("cannot start the thread that makes changes durable")?)
             }
@@ -282,28 +245,19 @@ pub(super) fn serve(
     ended
 }
 
-/// Has the supervisor start another worker, which begins a lost state anew.
-fn give_way(options: &MountOptions) -> impl FnMut() + Send + use<> {
-    let (run_dir, set) = (options.run_dir.clone(), options.set.clone());
-    let queue_dir = options.queue_dir.clone();
-    let mut is_told = false;
-    move || {
-        if is_told {
+/// Has the supervisor start another worker, which begins a lost state anew, or has memory stand in for one
+/// that cannot be used.
+fn give_way(options: &MountOptions, stand_in: StandIn) -> impl FnOnce(Why) + Send + use<> {
+    let ask = start::ask_for_another(options);
+    move |why| {
+        tracing::error!(?why, "another worker has to go on");
+        if let Why::Failing(error) = why
+            && let Err(error) = stand_in.note(&error.to_string(), true)
+        {
+            tracing::error!(%error, "memory cannot stand in for the state");
             return;
         }
-        is_told = true;
-        let queue_dir = queue_dir.display();
-        let asked = Supervision::read(&run_dir, &set).map(|told| told.ask_for_restart());
-        match asked {
-            Some(Ok(())) => {
-                tracing::error!(%queue_dir, "the queue was removed or replaced: another worker begins it anew");
-            }
-            other => tracing::error!(
-                %queue_dir,
-                ?other,
-                "the queue was removed or replaced: unmount the set and mount it again"
-            ),
-        }
+        ask();
     }
 }
 
@@ -325,40 +279,6 @@ fn hold(line: &Line, live: &Live, kernel: &fuse::Kernel, capture: &Capture, clai
 fn images_ahead_max(options: &MountOptions) -> u64 {
     let quarter = options.queue_disk_max.unwrap_or(u64::MAX) / 4;
     quarter.clamp(4 << 20, limits::SEGMENT_BYTES_MAX)
-}
-
-/// Says in the stream, durably, what is in doubt; returns after which time nobody watched, where what was
-/// changed then is to be looked for.
-fn begin_doubt(capture: &Capture, doubt: Doubt, gap_was_set: bool) -> anyhow::Result<Option<Time>> {
-    let is_said = gap_was_set || !matches!(doubt, Doubt::Nothing | Doubt::After(_));
-    if gap_was_set {
-        capture.doubt(&[], true);
-    }
-    let after = match doubt {
-        Doubt::Nothing => None,
-        Doubt::Everything => {
-            capture.doubt(&[], true);
-            None
-        }
-        Doubt::After(after) => Some(after),
-        Doubt::Marked { ids, after } => {
-            // Also none of them: a history begins with such a record, and the mirror that may have been
-            // under way goes on.
-            capture.doubt(&ids, false);
-            capture.known_in_doubt(ids.into_iter().collect());
-            Some(after)
-        }
-    };
-    if is_said {
-        let synced = capture.journal().sync();
-        synced.context("cannot make the queue durable")?;
-    }
-    if gap_was_set && !capture.has_open_gap() {
-        capture
-            .clear_gap_flag()
-            .context("cannot clear the gap flag")?;
-    }
-    Ok(after)
 }
 
 fn mount(

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::activity::{Covered, Mounts, Now, Survived, Verdict, assess, read_log};
 use crate::config::MountOptions;
 use crate::journal::{self, Journal};
+use crate::supervisor::Supervision;
 use crate::sys;
 use crate::types::{FileId, Fork, History, Seq, Time};
 
@@ -76,14 +77,24 @@ fn last_record_ns(journal: &Arc<Journal>) -> Option<u64> {
     reader.next().ok()?.map(|frame| frame.header().time_ns)
 }
 
-/// Opens the queue and decides what may be believed of it. `bypassed`: a way beside the mount is
-/// known. `takes_over`: the mount was there all the time, so that nothing is in doubt.
-pub(super) fn begin(
-    options: &MountOptions,
-    root: FileId,
-    bypassed: bool,
-    takes_over: bool,
-) -> anyhow::Result<Begun> {
+/// How a worker begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// With a new mount.
+    Mount {
+        /// Is a way beside the mount known?
+        bypassed: bool,
+        /// Did something else stand in for the state since? Then it misses what was changed.
+        was_stood_in: bool,
+    },
+    /// With a mount that was there all the time, so that nothing is in doubt.
+    TakeOver,
+    /// With such a mount, but a state that misses what was changed.
+    Anew,
+}
+
+/// Opens the queue and decides what may be believed of it.
+pub(super) fn begin(options: &MountOptions, root: FileId, how: Start) -> anyhow::Result<Begun> {
     let journal_options = journal::Options {
         disk_bytes_max: options.queue_disk_max,
         free_bytes_min: options.queue_free_min,
@@ -96,9 +107,14 @@ pub(super) fn begin(
         .get(FACT_COVERED)
         .context("cannot read the state of the last run")?;
     let last = stored.as_deref().and_then(Covered::from_bytes);
-    if takes_over {
-        return go_on(journal, options, &recovery, last, root);
-    }
+    let (bypassed, was_stood_in) = match how {
+        Start::Mount {
+            bypassed,
+            was_stood_in,
+        } => (bypassed, was_stood_in),
+        Start::TakeOver => return go_on(journal, options, &recovery, last, root),
+        Start::Anew => return begin_anew(journal, options, root),
+    };
     let boot = sys::boot_id().context("cannot read the boot id")?;
     let mounts = Mounts {
         data: match &last {
@@ -126,6 +142,10 @@ pub(super) fn begin(
     if last.is_some() && survived == Survived::Nothing {
         // Restored from a backup perhaps: it must not be taken for the state of the last run.
         tracing::warn!("the state is not as the last run left it");
+        verdict = Verdict::NewHistory;
+    }
+    if last.is_some() && was_stood_in {
+        tracing::warn!("the state misses what was changed while it could not be used");
         verdict = Verdict::NewHistory;
     }
     tracing::info!(?verdict, ?recovery, "looked at how the last run ended");
@@ -211,7 +231,8 @@ fn marked(survived: &Survived, last: &Covered) -> Option<Doubt> {
     })
 }
 
-fn mount_of(dir: &Path) -> anyhow::Result<u64> {
+/// On which mount of its file system a directory lies.
+pub(super) fn mount_of(dir: &Path) -> anyhow::Result<u64> {
     let instance = std::fs::File::open(dir).and_then(|dir| sys::mount_instance(dir.as_fd()));
     instance.with_context(|| format!("cannot examine the mount of {}", dir.display()))
 }
@@ -230,12 +251,13 @@ fn go_on(
     if covered.root != root {
         bail!("the state is of another directory");
     }
-    // Numbers would be given again that a target has.
     if covered.mounts.queue != mount_of(&options.queue_dir)? {
-        bail!(
-            "{} was mounted anew under the worker, and records may be lost; unmount and mount the set",
-            options.queue_dir.display()
+        // Numbers would be given again that a target has.
+        tracing::error!(
+            dir = %options.queue_dir.display(),
+            "the queue was mounted anew under the worker, and records may be lost: it is begun anew"
         );
+        return begin_anew(journal, options, root);
     }
     let doubt = if recovery.records_lost {
         tracing::error!(?recovery, "the queue misses records that it had");
@@ -285,6 +307,20 @@ fn begin_anew(
         doubt: Doubt::Nothing,
         incarnation: 0,
     })
+}
+
+/// Has the supervisor start another worker, which looks at the state again.
+pub(super) fn ask_for_another(options: &MountOptions) -> impl FnOnce() + Send + use<> {
+    let (run_dir, set) = (options.run_dir.clone(), options.set.clone());
+    move || {
+        let asked = Supervision::read(&run_dir, &set).map(|told| told.ask_for_restart());
+        if !matches!(asked, Some(Ok(()))) {
+            tracing::error!(
+                ?asked,
+                "no other worker can be started: unmount the set and mount it again"
+            );
+        }
+    }
 }
 
 /// Records that a history begins whose first record does not stand yet: whatever happens before

@@ -364,6 +364,11 @@ impl Journal {
         }
     }
 
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.core.dir
+    }
+
     /// What the journal holds and takes; cheap.
     pub fn usage(&self) -> Usage {
         let core = &*self.core;

@@ -5,7 +5,7 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io::{PipeReader, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::sys;
 
@@ -71,14 +71,13 @@ pub fn start_worker(
         .mode(0o600)
         .open(log)
         .map_err(io("open", log))?;
-    let errors = output.try_clone().map_err(io("open", log))?;
     let (reader, writer) = std::io::pipe().map_err(io("make a pipe for", program))?;
     let mut child = Command::new(program)
         .args(arguments)
         .current_dir("/")
         .stdin(writer)
-        .stdout(output)
-        .stderr(errors)
+        .stdout(Stdio::null())
+        .stderr(output)
         .spawn()
         .map_err(io("start", program))?;
     if let Some(line) = hear(reader).map_err(io("hear from", program))? {

@@ -2,9 +2,11 @@
 //! work on it, and the replica is exact again. Method: the disk is shut down under load, the processes die,
 //! it is mounted anew with what had reached it.
 
+use nix::sys::signal::Signal;
+
 use crate::power_cuts::{Programs, disk, epochs, plant_ballast, plant_old};
-use crate::support::{Fixture, seed, until};
-use crate::takeover::load_all;
+use crate::support::{Fixture, Image, seed, until};
+use crate::takeover::{kill_worker, load_all};
 
 /// The queue has all that was captured; the disk of the data has not. `waits`: the worker hears of it.
 fn data_cut(test: &str, waits: bool) {
@@ -99,4 +101,106 @@ fn a_disk_of_the_queue_on_ext4_that_fails_stops_nobody() {
 #[test]
 fn a_disk_of_the_queue_on_xfs_that_fails_stops_nobody() {
     state_cut("a_disk_of_the_queue_on_xfs_that_fails_stops_nobody", "xfs");
+}
+
+/// Does memory stand in for the state? `None` while no worker answers.
+fn is_stood_in(fixture: &Fixture) -> Option<bool> {
+    let set = fixture.find_set().filter(|set| set.worker_pid() > 0)?;
+    Some(set.warnings().iter().any(|told| told.contains("stands in")))
+}
+
+/// The disk is repaired, which nobody may use for that, and the queue lies there again.
+fn repair(fixture: &Fixture, image: &Image) {
+    let dir = fixture.path("again");
+    std::fs::create_dir(&dir).expect("mkdir");
+    let load = load_all(&dir, 2);
+    image.come_back();
+    until("the queue to lie on its disk again", || {
+        is_stood_in(fixture) == Some(false)
+    });
+    load.advance(50);
+    kill_worker(fixture, Signal::SIGKILL);
+    let steps = load.end();
+    assert_eq!(is_stood_in(fixture), Some(false));
+    let report = fixture.assert_equal();
+    eprintln!("{steps} steps of the load while the disk comes back, none failed; {report}");
+    fixture.umount();
+    fixture.mount();
+}
+
+/// A worker that dies while the disk of its queue fails has a successor, which serves and replicates; and
+/// when the disk is repaired the queue lies there again.
+fn state_cut_and_death(test: &str, kind: &str) {
+    let Some(image) = disk(test, kind) else {
+        return;
+    };
+    let mut fixture = Fixture::with_state_on(test, image.path());
+    fixture.start();
+    let dir = fixture.path("load");
+    std::fs::create_dir(&dir).expect("mkdir");
+    let load = load_all(&dir, seed(test));
+    load.advance(10);
+    image.cut();
+    load.advance(10);
+    for _ in 0..3 {
+        kill_worker(&fixture, Signal::SIGKILL);
+        load.advance(50);
+        until("memory to stand in for the state", || {
+            is_stood_in(&fixture) == Some(true)
+        });
+    }
+    let steps = load.end();
+    let report = fixture.assert_equal();
+    eprintln!("{test}: {steps} steps of the load without the disk, none failed; {report}");
+    repair(&fixture, &image);
+    fixture.finish();
+}
+
+#[test]
+fn a_worker_that_dies_while_its_queue_on_ext4_fails_has_a_successor() {
+    state_cut_and_death(
+        "a_worker_that_dies_while_its_queue_on_ext4_fails_has_a_successor",
+        "ext4",
+    );
+}
+
+#[test]
+fn a_worker_that_dies_while_its_queue_on_xfs_fails_has_a_successor() {
+    state_cut_and_death(
+        "a_worker_that_dies_while_its_queue_on_xfs_fails_has_a_successor",
+        "xfs",
+    );
+}
+
+#[test]
+fn a_queue_whose_disk_fails_lies_in_memory_until_it_is_repaired() {
+    let test = "a_queue_whose_disk_fails_lies_in_memory_until_it_is_repaired";
+    let Some(image) = disk(test, "ext4") else {
+        return;
+    };
+    let mut fixture = Fixture::with_state_on(test, image.path());
+    fixture.start();
+    let dir = fixture.path("load");
+    std::fs::create_dir(&dir).expect("mkdir");
+    let load = load_all(&dir, seed(test));
+    load.advance(10);
+    image.cut();
+    until("memory to stand in for the state", || {
+        is_stood_in(&fixture) == Some(true)
+    });
+    let steps = load.end();
+    let report = fixture.assert_equal();
+    eprintln!("{test}: {steps} steps of the load, none failed; {report}");
+    repair(&fixture, &image);
+    // The mount ends while memory stands in, too.
+    image.cut();
+    std::fs::write(fixture.path("late"), "late").expect("write");
+    kill_worker(&fixture, Signal::SIGKILL);
+    std::fs::write(fixture.path("later"), "later").expect("write");
+    let report = fixture.assert_equal();
+    fixture.umount();
+    image.come_back();
+    fixture.mount();
+    eprintln!("{test}: unmounted in memory, mounted on disk; {report}");
+    fixture.finish();
 }
