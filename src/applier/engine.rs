@@ -161,6 +161,16 @@ impl<R: Replica> Applier<R> {
         }
     }
 
+    /// Is the replica what the source was at one moment? So it is also where it stands beyond its position, in
+    /// a history that ended: the gap that tells what is wrong with that is still to be applied.
+    pub fn is_whole(&self) -> bool {
+        let is_ahead = self.data_state() == DataState::MirrorRequired
+            && self.meta.position.is_some()
+            && !self.meta.jump
+            && self.wants.len() == 0;
+        is_ahead || self.data_state() == DataState::Ok
+    }
+
     /// The mirror under way.
     pub fn mirror(&self) -> Option<MirrorState> {
         let mirror = self.meta.mirror?;

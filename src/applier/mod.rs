@@ -49,6 +49,7 @@ mod recovery;
 mod redo;
 mod replica;
 mod replica_fs;
+mod stage;
 mod table;
 mod wants;
 
@@ -60,3 +61,4 @@ pub use map::{Change, Held};
 pub use recovery::{Backlog, Frames, Recovered, Start};
 pub use replica::{Inode, InodeKind, Marker, Moving, Object, Place, Range, Replica, Syncer};
 pub use replica_fs::FsReplica;
+pub use stage::{Stage, Staged};

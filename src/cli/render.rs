@@ -299,6 +299,9 @@ fn connection_text(one: &ConnectionStatus, ink: Ink) -> String {
 fn mirror_text(one: &ConnectionStatus) -> Option<String> {
     let word = match one.mirror.state {
         MirrorState::Idle => return None,
+        MirrorState::Mirroring if one.staged => {
+            "collected on the target, whose replica stays as it was until it is there in whole"
+        }
         MirrorState::Mirroring => "under way",
         MirrorState::Paused => "paused",
         MirrorState::Verifying => "verifying",

@@ -217,6 +217,10 @@ pub struct ConnectionStatus {
     pub last_path: Option<String>,
     /// The mirror.
     pub mirror: MirrorStatus,
+    /// Is the mirror collected on the target before any of it is applied? Until then the replica is as it was
+    /// before it, at `applied_seq`.
+    #[serde(default)]
+    pub staged: bool,
     /// Plain TCP without authentication, loopback only.
     pub insecure: bool,
     /// What is wrong, and what to do.
@@ -300,6 +304,8 @@ pub struct StreamStatus {
     pub durable_seq: u64,
     /// What the replica is worth.
     pub data_state: DataState,
+    /// Is what was received beyond `applied_seq` held until a mirror is there in whole?
+    pub staged: bool,
     /// What the target does.
     pub target_state: TargetState,
     /// Its numbers.

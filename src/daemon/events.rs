@@ -118,7 +118,12 @@ impl Pace for Room {
             if state.link != Link::Connected {
                 return false;
             }
-            if state.lags.applied.bytes <= self.bytes_max {
+            // What is collected is not applied before it is there in whole.
+            let lag = match state.is_staged {
+                true => state.lags.received,
+                false => state.lags.applied,
+            };
+            if lag.bytes <= self.bytes_max {
                 return true;
             }
             // The link changed, time is up, or the sender is gone: look again in any case.

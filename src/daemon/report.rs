@@ -216,6 +216,7 @@ impl Source {
                 .map(|time| u64::try_from(time.secs).unwrap_or(0)),
             last_path: state.last_path.clone(),
             mirror: mirror_status(state),
+            staged: state.is_staged,
             insecure: self.options.insecure_loopback,
             error: state.error.clone(),
         }
@@ -320,6 +321,7 @@ fn one_word(connection: &ConnectionStatus) -> SetState {
         }
         (Transmit::Started, DataState::Recovering) => SetState::Synchronising,
         (Transmit::Started, DataState::RestoreRequired) => SetState::Error,
+        (Transmit::Started, DataState::Ok) if connection.staged => SetState::Synchronising,
         (Transmit::Started, DataState::Ok) if connection.lag_seconds > 30.0 => SetState::Behind,
         (Transmit::Started, DataState::Ok) => SetState::Ok,
     }

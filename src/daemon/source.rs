@@ -201,7 +201,7 @@ pub(super) fn serve(
         detachment,
         watched_since,
         stop_check: stop.clone(),
-        checker: start_check(&source, interval, stop)?,
+        checker: start_check(&source, interval, stop, &to_mirror)?,
         settler: match activity {
             Some(activity) => {
                 let settler = Settler::start(
@@ -304,15 +304,18 @@ fn start_check(
     source: &Arc<Source>,
     interval: Option<Uncovered>,
     stop: Arc<AtomicBool>,
+    to_mirror: &mpsc::Sender<Event>,
 ) -> anyhow::Result<Option<JoinHandle<()>>> {
     let Some(interval) = interval else {
         return Ok(None);
     };
-    let source = source.clone();
+    let (source, to_mirror) = (source.clone(), to_mirror.clone());
     let walk = move || {
         check(&source.capture, interval, &source.check, &stop);
         if !source.capture.is_checking() {
             source.capture.live().note_check(None);
+            // The thread has ended: so has the mount.
+            let _ = to_mirror.send(Event::Checked);
         }
         source.changes.send_modify(|changes| *changes += 1);
     };

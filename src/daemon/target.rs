@@ -185,6 +185,7 @@ fn stream(snapshot: &StreamSnapshot) -> StreamStatus {
             wire::DataState::Recovering => DataState::Recovering,
             wire::DataState::MirrorRequired => DataState::MirrorRequired,
         },
+        staged: snapshot.is_staged,
         target_state: match snapshot.state {
             wire::TargetState::Ok => TargetState::Ok,
             wire::TargetState::NotLoaded => TargetState::NotLoaded,

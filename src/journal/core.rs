@@ -16,7 +16,7 @@ use super::index::{Chores, Index, Owner};
 use super::reader::Reader;
 use super::recovery::{self, Recovery};
 use super::segment::{HEADER_BYTES, Point, Segment};
-use super::space::Ballast;
+use super::space::{Ballast, free_bytes};
 use crate::sync::{Condvar, Mutex, Rank};
 use crate::sys;
 use crate::types::{Seq, limits};
@@ -367,6 +367,15 @@ impl Journal {
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.core.dir
+    }
+
+    /// Bytes that can be appended before a limit is reached; 0 when the disk cannot be asked.
+    pub fn room(&self) -> u64 {
+        let options = &self.core.options;
+        let free = free_bytes(&self.core.seg_dir).unwrap_or(0);
+        let free = free.saturating_sub(options.free_bytes_min);
+        let most = options.disk_bytes_max.unwrap_or(u64::MAX);
+        free.min(most.saturating_sub(self.usage().disk_bytes))
     }
 
     /// What the journal holds and takes; cheap.

@@ -1,6 +1,6 @@
 //! The thread that answers wants.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -34,6 +34,8 @@ pub enum Event {
     },
     /// Files were put in doubt.
     Doubt,
+    /// The walk over what was changed unseen has ended.
+    Checked,
     /// The end.
     Stop,
 }
@@ -101,6 +103,7 @@ impl Mirror {
             state: state.clone(),
             queues: BTreeMap::new(),
             partial_wanted: false,
+            unended: BTreeSet::new(),
         };
         let thread = sync::spawn("dfs-mirror", move || work.run())?;
         Ok(Mirror {
@@ -148,6 +151,8 @@ struct Work {
     state: Arc<MirrorState>,
     queues: BTreeMap<u32, VecDeque<FileId>>,
     partial_wanted: bool,
+    /// Mirrors that are complete, but for what a walk may still find.
+    unended: BTreeSet<u64>,
 }
 
 /// Does the thread go on?
@@ -228,15 +233,29 @@ impl Work {
                 self.queues.remove(&connection);
             }
             Event::Done { mirror } => {
-                tracing::info!(mirror, "mirror is complete");
-                if let Err(error) = self.capture.append_job(Op::MirrorEnd { mirror }) {
-                    tracing::error!(%error, "the end of a mirror cannot be recorded");
+                if self.capture.is_checking() {
+                    // More may be found: until then the replica is not what the source was.
+                    self.unended.insert(mirror);
+                } else {
+                    self.end(mirror);
+                }
+            }
+            Event::Checked => {
+                for mirror in std::mem::take(&mut self.unended) {
+                    self.end(mirror);
                 }
             }
             Event::Doubt => self.partial_wanted = true,
             Event::Stop => return Next::Stop,
         }
         Next::Go
+    }
+
+    fn end(&self, mirror: u64) {
+        tracing::info!(mirror, "mirror is complete");
+        if let Err(error) = self.capture.append_job(Op::MirrorEnd { mirror }) {
+            tracing::error!(%error, "the end of a mirror cannot be recorded");
+        }
     }
 
     /// Images one inode; false when that failed and is to be tried again later.

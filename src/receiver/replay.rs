@@ -1,6 +1,7 @@
 //! The applier thread: from records that are durable here to the replica.
 
 mod checkpoint;
+mod staging;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,6 +20,7 @@ use super::error::Error;
 use super::opening::{self, Opened};
 use super::stream::{Anew, Gate, Jump, Stream};
 use checkpoint::{Saver, Unsaved};
+use staging::Staging;
 
 /// The journal's cursor of the applier.
 pub(super) const CURSOR: &str = "applier";
@@ -69,6 +71,10 @@ struct Replay {
     saver: Saver,
     /// The session and mirror that the source has been told is done.
     told_done: Option<(u64, u64)>,
+    /// What is held until a mirror is here in whole; `held` is its first record.
+    staging: Option<Staging>,
+    /// The gap up to here is applied as it comes.
+    unstaged: Seq,
 }
 
 /// Runs until the stream stops.
@@ -140,6 +146,8 @@ impl Replay {
             durable: Seq::ZERO,
             saver,
             told_done: None,
+            staging: None,
+            unstaged: Seq::ZERO,
         };
         replay.take_position(settled)?;
         Ok(replay)
@@ -197,10 +205,17 @@ impl Replay {
     }
 
     fn data(&self) -> DataState {
+        if self.staging.is_some() {
+            // Whatever comes is held.
+            return DataState::Ok;
+        }
         opening::data_state(&self.applier)
     }
 
     fn mirror_progress(&self) -> Option<MirrorProgress> {
+        if let Some(staging) = &self.staging {
+            return staging.progress();
+        }
         self.applier.mirror().map(|mirror| MirrorProgress {
             mirror: mirror.id,
             pending: mirror.pending as u64,
@@ -230,6 +245,9 @@ impl Replay {
                         board.gate = Gate::Open;
                         break Ask::OpenGate;
                     }
+                    if self.is_too_much(&board) {
+                        break Ask::Unstage;
+                    }
                     if self.has_work(received) && self.apply_retry.is_due() {
                         break Ask::Apply(received, upto);
                     }
@@ -252,7 +270,10 @@ impl Replay {
             Ask::Jump(anew) => self.jump(anew),
             Ask::Saved(outcome) => self.saved(outcome),
             Ask::OpenGate => {
-                self.applier.reset_wants();
+                match &mut self.staging {
+                    Some(staging) => self.applier.reset_staged_wants(&mut staging.stage),
+                    None => self.applier.reset_wants(),
+                }
                 self.told_done = None;
                 self.publish(None, None);
             }
@@ -263,17 +284,28 @@ impl Replay {
                 }
             }
             Ask::Save => self.save(),
+            Ask::Unstage => {
+                info!(
+                    stream = self.stream.number,
+                    "a mirror is too much to be collected, and is applied as it comes"
+                );
+                self.unstage();
+                self.publish(None, None);
+            }
         }
     }
 
     fn gate_opens(&self, gate: Gate) -> bool {
         match gate {
-            Gate::After(seq) => self.reader.is_some() && self.applier.applied() >= seq,
+            Gate::After(seq) => self.reader.is_some() && self.looked_at() >= seq,
             Gate::Closed | Gate::Open => false,
         }
     }
 
     fn has_work(&self, received: Seq) -> bool {
+        if let Some(staging) = &self.staging {
+            return staging.scout.seq() < received;
+        }
         let reader = self.reader.as_ref();
         self.held.is_some() || reader.is_some_and(|reader| reader.seq() < received)
     }
@@ -286,6 +318,16 @@ impl Replay {
         for _ in 0..SLICE_RECORDS {
             if !self.has_work(received) || sys::monotonic_ns() - began > SLICE_NS {
                 break;
+            }
+            if self.staging.is_some() {
+                match self.scout() {
+                    Ok(true) => continue,
+                    Ok(false) => break,
+                    Err(e) => {
+                        failed = Some(e);
+                        break;
+                    }
+                }
             }
             match self.apply_next() {
                 Ok(Some(frame)) => last = Some(frame),
@@ -320,6 +362,11 @@ impl Replay {
             (None, None) => None,
         };
         let Some(frame) = frame else { return Ok(None) };
+        if self.is_to_be_staged(&frame) {
+            self.held = Some(frame);
+            self.stage()?;
+            return Ok(None);
+        }
         if let Err(source) = self.applier.apply(&frame) {
             self.held = Some(frame);
             return Err(Error::Applier { source });
@@ -343,7 +390,10 @@ impl Replay {
         let (applied, data) = (self.applier.applied(), self.data());
         let is_before_mirror = self.applier.awaits_mirror();
         let mirror = self.mirror_progress();
-        let outstanding = self.applier.mirror().map_or(0, |m| m.outstanding);
+        let outstanding = match &self.staging {
+            Some(staging) => staging.stage.outstanding(),
+            None => self.applier.mirror().map_or(0, |m| m.outstanding),
+        };
         let (gate, session) = {
             let board = self.stream.board();
             (board.gate, board.session)
@@ -352,12 +402,18 @@ impl Replay {
         let mut done = None;
         if gate == Gate::Open {
             if outstanding < limits::WANT_COUNT_MAX / 2 {
-                wants = self.applier.take_wants(limits::WANT_COUNT_MAX);
+                wants = match &mut self.staging {
+                    Some(staging) => staging.stage.take_wants(limits::WANT_COUNT_MAX),
+                    None => self.applier.take_wants(limits::WANT_COUNT_MAX),
+                };
             }
             done = self.newly_done(session);
         }
         let positioned = self.reader.is_some();
+        let scouted = self.staging.as_ref().map(|staging| staging.scout.seq());
         self.stream.post(|board| {
+            board.is_staged = scouted.is_some();
+            board.stage_rests = scouted.is_some_and(|seq| seq >= board.received);
             board.apply_error = error;
             if positioned {
                 board.applied = applied;
@@ -377,11 +433,18 @@ impl Replay {
     }
 
     fn newly_done(&mut self, session: u64) -> Option<u64> {
-        if !self.applier.mirror_done() {
+        let (is_done, mirror) = match &self.staging {
+            Some(staging) => (staging.stage.is_done(), staging.stage.mirror()),
+            None => {
+                let mirror = self.applier.mirror().map(|mirror| mirror.id);
+                (self.applier.mirror_done(), mirror)
+            }
+        };
+        if !is_done {
             self.told_done = None;
             return None;
         }
-        let mirror = self.applier.mirror()?.id;
+        let mirror = mirror?;
         if self.told_done == Some((session, mirror)) {
             return None;
         }
@@ -403,6 +466,8 @@ impl Replay {
         let mirror = self.mirror_progress();
         self.stream.post(|board| match outcome {
             Ok(()) => {
+                board.is_staged = false;
+                board.stage_rests = false;
                 board.history = Some(position.history);
                 board.received = position.seq;
                 board.applied = position.seq;
@@ -434,6 +499,8 @@ impl Replay {
         let journal_failed = |source| Error::Journal { stream, source };
         self.reader = None;
         self.held = None;
+        self.staging = None;
+        self.unstaged = Seq::ZERO;
         self.unsaved = Unsaved::default();
         self.apply_retry.succeeded();
         self.save_retry.succeeded();
@@ -485,6 +552,7 @@ enum Ask {
     OpenGate,
     Apply(Seq, Seq),
     Save,
+    Unstage,
 }
 
 /// Starts the thread.

@@ -52,6 +52,8 @@ pub struct StreamSnapshot {
     pub last_path: Option<String>,
     /// The mirror under way.
     pub mirror: Option<MirrorProgress>,
+    /// It is collected before any of it is applied.
+    pub is_staged: bool,
     /// Records and bytes in the stream's journal.
     pub queue_ops: u64,
     /// Bytes of them on disk.

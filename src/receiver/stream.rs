@@ -111,6 +111,12 @@ pub(super) struct Board {
     pub(super) wants: Vec<FileId>,
     /// A mirror to be reported as done.
     pub(super) done: Option<u64>,
+    /// What was received is held until a mirror is here in whole.
+    pub(super) is_staged: bool,
+    /// And all that was received has been looked at.
+    pub(super) stage_rests: bool,
+    /// Bytes that the source of the last session can keep meanwhile; `None`: there was none yet.
+    pub(super) staged_bytes_max: Option<u64>,
     pub(super) stopping: bool,
     /// The applier's thread has ended.
     pub(super) ended: bool,
@@ -139,6 +145,7 @@ impl Board {
             error: self.intake_error.clone().or(self.apply_error.clone()),
             last_path: self.last_path.clone(),
             mirror: self.mirror,
+            is_staged: self.is_staged,
         }
     }
 }

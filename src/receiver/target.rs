@@ -201,6 +201,7 @@ fn show(stream: &Stream) -> StreamSnapshot {
         error: ack.error,
         last_path: ack.last_path,
         mirror: ack.mirror,
+        is_staged: ack.is_staged,
         queue_ops: usage.records,
         queue_disk_bytes: usage.disk_bytes,
     }

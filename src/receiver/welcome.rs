@@ -106,7 +106,8 @@ fn await_rest(stream: &Stream, is_needed: impl Fn(&Board) -> bool) -> Result<(),
     let patience = u64::try_from(REST_PATIENCE.as_nanos()).unwrap_or(0);
     let until = sys::monotonic_ns() + patience;
     let mut board = stream.board();
-    while is_needed(&board) && board.applied < board.received {
+    // What is held is given up: the source sends what it still has of it, and says anew what is in doubt.
+    while is_needed(&board) && board.applied < board.received && !board.stage_rests {
         if board.ended || sys::monotonic_ns() >= until {
             let text = board.apply_error.clone().unwrap_or_else(|| {
                 "the target still applies what came before the source's loss of power".into()
@@ -161,7 +162,10 @@ pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error>
     Ok(Welcome {
         protocol: PROTOCOL,
         history: board.history.filter(|_| is_a_position),
-        received: board.received,
+        received: match is_other(&board) && board.stage_rests {
+            true => board.applied,
+            false => board.received,
+        },
         applied: board.applied,
         durable: board.durable,
         mirror: board.mirror.map(|mirror| mirror.mirror),
@@ -213,6 +217,7 @@ pub(super) fn begin(
     Ok(stream.post(|board| {
         board.session += 1;
         board.gate = gate;
+        board.staged_bytes_max = Some(hello.staged_bytes_max);
         board.speaks = !start.jump && !forks;
         board.wants.clear();
         board.done = None;

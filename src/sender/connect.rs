@@ -117,6 +117,7 @@ fn hello_of(options: &SenderOptions, jumps: bool) -> Hello {
         features: 0,
         place: options.place.clone(),
         remap: options.remap.clone(),
+        staged_bytes_max: journal.room() / 4,
     }
 }
 

@@ -115,8 +115,9 @@ fn take(shared: &Shared, message: Message) -> Result<(), Error> {
     let endpoint = || options.target.endpoint();
     match message {
         Message::Ack(ack) => {
-            let is_due =
-                ack.data == DataState::MirrorRequired && ack.applied >= options.journal.end();
+            let end = options.journal.end();
+            let is_lost = ack.is_staged && ack.mirror.is_none() && ack.received >= end;
+            let is_due = is_lost || ack.data == DataState::MirrorRequired && ack.applied >= end;
             let durable = shared.acknowledge(ack)?;
             if is_due {
                 options.events.mirror_due(options.id);

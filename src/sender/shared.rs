@@ -56,6 +56,7 @@ struct Inner {
     checkpoint_upto: Seq,
     last_path: Option<String>,
     mirror: Option<MirrorProgress>,
+    is_staged: bool,
     error: Option<String>,
     stopping: bool,
     mirror_asked: bool,
@@ -298,6 +299,7 @@ impl Shared {
         inner.target_state = ack.state;
         inner.error = ack.error;
         inner.mirror = ack.mirror;
+        inner.is_staged = ack.is_staged;
         if ack.last_path.is_some() {
             inner.last_path = ack.last_path;
         }
@@ -366,6 +368,7 @@ impl Shared {
             mirror_bytes: self.mirror_bytes.load(Ordering::Relaxed),
             last_path: inner.last_path.clone(),
             mirror: inner.mirror,
+            is_staged: inner.is_staged,
             error: inner.error.clone(),
         };
         drop(inner);

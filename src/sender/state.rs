@@ -56,6 +56,8 @@ pub struct SenderState {
     pub last_path: Option<String>,
     /// The mirror under way.
     pub mirror: Option<MirrorProgress>,
+    /// The target collects it before any of it is applied.
+    pub is_staged: bool,
     /// What keeps the connection from going on, and what to do.
     pub error: Option<String>,
 }

@@ -55,6 +55,10 @@ pub struct Hello {
     /// there lead to the replica on the replica. Empty: links are as they are.
     #[serde(default)]
     pub remap: Vec<String>,
+    /// Bytes of records that the source can keep while the target collects a mirror before it applies any
+    /// of it; 0: such a mirror is to be applied as it comes.
+    #[serde(default)]
+    pub staged_bytes_max: u64,
 }
 
 /// The target's answer: its position.
@@ -218,6 +222,9 @@ pub struct Ack {
     pub last_path: Option<String>,
     /// The mirror under way.
     pub mirror: Option<MirrorProgress>,
+    /// What comes after `applied` is held until the mirror is here in whole; up to there `data` holds.
+    #[serde(default)]
+    pub is_staged: bool,
 }
 
 /// Files whose images the target needs, in the order in which it needs them.

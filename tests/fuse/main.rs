@@ -56,6 +56,7 @@ mod samba_server;
 mod scale;
 mod served_takeovers;
 mod soak;
+mod staged_resync;
 mod support;
 mod takeover;
 mod target_kills;

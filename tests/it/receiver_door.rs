@@ -89,6 +89,7 @@ fn hello() -> Hello {
         features: 0,
         place: None,
         remap: Vec::new(),
+        staged_bytes_max: 0,
     }
 }
 

@@ -35,6 +35,7 @@ fn hello() -> Hello {
             mount_dev: Some(9),
         }),
         remap: vec!["/srv/data".into()],
+        staged_bytes_max: 1 << 40,
     }
 }
 
@@ -82,6 +83,7 @@ fn every_message() -> Vec<Message> {
                 pending: 2,
                 done: 3,
             }),
+            is_staged: true,
         }),
         Message::Want(Want { ids }),
         Message::Done(Done { mirror: u64::MAX }),

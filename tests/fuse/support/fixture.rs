@@ -196,9 +196,12 @@ impl Fixture {
         let told = self.supervision().expect("a supervisor");
         let pid = |what: &str| told.get(what).and_then(Value::as_u64).unwrap_or(0);
         // The supervisor first: it would start another worker.
-        for pid in ["pid", "worker_pid"].map(pid) {
-            kill_worker(pid);
-        }
+        let pids = ["pid", "worker_pid"].map(pid);
+        pids.iter().for_each(|&pid| kill_worker(pid));
+        // What they hold is free when they are.
+        until("the processes to be gone", || {
+            pids.iter().all(|&pid| !is_worker(pid))
+        });
         until("the mount to be gone", || {
             !self.is_mounted() || sys::umount(&self.data, true).is_err()
         });
@@ -284,7 +287,7 @@ impl Fixture {
     }
 
     /// Waits until the target stands still after a cut of the link: no connection, and everything
-    /// received is applied, at two looks in a row.
+    /// received is applied or held, at two looks in a row.
     pub(crate) fn stands_still(&self) {
         let mut before = None;
         until("the applier to stand still", || {
@@ -292,7 +295,8 @@ impl Fixture {
                 return false;
             };
             let (received, applied) = stream.positions();
-            let now = (!stream.is_connected() && received == applied).then_some(applied);
+            let stands = received == applied || stream.is_staged();
+            let now = (!stream.is_connected() && stands).then_some(applied);
             let still = now.is_some() && now == before;
             before = now;
             still
@@ -395,9 +399,13 @@ fn print_logs(dir: &Path) {
 }
 
 /// Kills a process, if it still is the product.
-fn kill_worker(pid: u64) {
+fn is_worker(pid: u64) -> bool {
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    if exe == Path::new(env!("CARGO_BIN_EXE_doppelfs")) {
+    exe == Path::new(env!("CARGO_BIN_EXE_doppelfs"))
+}
+
+fn kill_worker(pid: u64) {
+    if is_worker(pid) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id"));
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
     }

@@ -140,6 +140,15 @@ impl StreamView {
         text(&self.0, "/history")
     }
 
+    /// Does it hold what it has received, until a mirror is there in whole?
+    pub(crate) fn is_staged(&self) -> bool {
+        self.0.pointer("/staged").and_then(Value::as_bool) == Some(true)
+    }
+
+    pub(crate) fn data_state(&self) -> String {
+        text(&self.0, "/data_state")
+    }
+
     /// (received, applied).
     pub(crate) fn positions(&self) -> (u64, u64) {
         (

@@ -26,10 +26,15 @@ pub(crate) struct Target {
     child: Option<Child>,
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now, nor is given to a connection before somebody does.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a port");
-    listener.local_addr().expect("ask for the port").port()
+    const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    let range = std::fs::read_to_string(RANGE).unwrap_or_default();
+    let lowest = range.split_whitespace().next();
+    let lowest: u16 = lowest.and_then(|port| port.parse().ok()).unwrap_or(32_768);
+    let ports = (0..1000).map(|_| rand::random_range(1024..lowest.max(2048)));
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    ports.into_iter().find(free).expect("a free port")
 }
 
 impl Target {
