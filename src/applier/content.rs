@@ -1,6 +1,6 @@
 //! Data and attributes: physical and idempotent, by identity, never by name.
 
-use crate::types::{Attrs, FileId, Op, Time, Xattr};
+use crate::types::{Attrs, Body, FileId, Op, RenameMode, Time, Xattr};
 
 use super::engine::{Applier, Record};
 use super::error::{At, Fault};
@@ -212,6 +212,30 @@ impl<R: Replica> Applier<R> {
             Some(_) => self.replica.set_times(dir, None, mtime).at(dir),
             None => Ok(()),
         }
+    }
+
+    /// Directories that were exchanged: xfs stamps those that get another parent.
+    pub(super) fn exchanged_times(&mut self, body: &Body) -> Result<(), Fault> {
+        let Op::Rename {
+            id,
+            node,
+            replaced: Some(other),
+            mode: RenameMode::Exchange,
+            ..
+        } = &body.op
+        else {
+            return Ok(());
+        };
+        let mtime = body.after.map(|after| after.mtime);
+        for (id, mtime) in [
+            (*id, mtime.filter(|_| node.is_dir())),
+            (other.id, other.mtime),
+        ] {
+            if let Some(inode) = self.map.live(id) {
+                self.dir_time(inode, mtime)?;
+            }
+        }
+        Ok(())
     }
 
     /// Content of an image: all of the file.

@@ -67,6 +67,7 @@ impl<R: Replica> Applier<R> {
                     }
                     _ => self.rename_lenient(guest, (from, to), replaced, *mode)?,
                 }
+                self.exchanged_times(body)?;
                 for (parent, mtime) in [(from.parent, body.dir_mtime), (to.parent, body.to_mtime)] {
                     if let Some(dir) = self.live_dir(parent) {
                         self.dir_time(dir, mtime)?;

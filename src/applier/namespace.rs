@@ -74,6 +74,7 @@ impl<R: Replica> Applier<R> {
             } => {
                 let (from_dir, to_dir) = (self.known_dir(from.parent)?, self.known_dir(to.parent)?);
                 self.rename_strict(*id, (from_dir, from), (to_dir, to), replaced, *mode)?;
+                self.exchanged_times(body)?;
                 self.dir_time(from_dir, body.dir_mtime)?;
                 self.dir_time(to_dir, body.to_mtime)
             }

@@ -3,12 +3,12 @@
 //! | row | found | then |
 //! |---|---|---|
 //! | A | no ledger, or one without a position | nothing is known: no position, a full mirror |
+//! | G | no marker, one of another history, or one before the checkpoint | a full mirror, whatever else is found |
 //! | B | table of this ledger, boot and mount, of the ledger's history | map = checkpoint + changes noted; position = done; if an operation had begun, it is in doubt |
 //! | C | no such table; the ledger was closed in order | position = the ledger's |
 //! | D | no such table; the ledger says that the position was just set anew | position = the ledger's; a full mirror must follow |
 //! | E | no such table; a mirror was under way or required at the checkpoint | a full mirror |
 //! | F | no such table; the replica's file system keeps no order | a full mirror |
-//! | G | no marker, one of another history, or one before the checkpoint | a full mirror |
 //! | H | the journal is of another history or does not hold (checkpoint, marker] | a full mirror |
 //! | I | records after the checkpoint hold a gap or the begin of a mirror | a full mirror |
 //! | J | a file made after the checkpoint is not where replay says | a full mirror |
@@ -145,6 +145,13 @@ impl<R: Replica> Applier<R> {
             self.meta.lenient = true;
             return Ok(Start::Fresh);
         };
+        if !self.marker_fits(position)? {
+            self.give_up()?;
+            return Ok(Start::NeedsMirror {
+                row: 'G',
+                reason: "the replica is older than what is known of it",
+            });
+        }
         let resume = resume.filter(|resume| resume.history == position.history);
         let resume = resume.filter(|resume| resume.done >= position.seq);
         if let Some(resume) = resume {
@@ -180,6 +187,22 @@ impl<R: Replica> Applier<R> {
             row: blocked.row,
             reason: blocked.reason,
         })
+    }
+
+    /// Each checkpoint begins with a marker. A replica without it was put back from a copy, whether the
+    /// host was down or not.
+    fn marker_fits(&mut self, checkpoint: Position) -> Result<bool, Error> {
+        if !self.keeps_order {
+            return Ok(true);
+        }
+        let marked = self.replica.marked().map_err(|source| Error::Open {
+            operation: "read the position beside",
+            path: "the replica".into(),
+            source,
+        })?;
+        Ok(marked.is_some_and(|marker| {
+            marker.position.history == checkpoint.history && marker.position.seq >= checkpoint.seq
+        }))
     }
 
     /// B.

@@ -400,6 +400,7 @@ impl<R: Replica> Applier<R> {
                 {
                     self.match_attrs(inode, after, None)?;
                 }
+                self.exchanged_times(body)?;
                 [Some(from.parent), Some(to.parent)]
             }
             _ => [None, None],

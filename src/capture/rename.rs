@@ -128,8 +128,9 @@ impl Capture {
                 (Some((over_id, was)), Some(fd)) => {
                     let over_stat = self.stat_after(fd.as_fd(), over_id)?;
                     let node = self.tree.kind_of(fd.as_fd(), over_id, &was)?;
+                    let is_exchanged = flags & libc::RENAME_EXCHANGE != 0;
                     // A directory that was replaced is gone, whatever count it keeps while open.
-                    let gone = was.is_dir() && flags & libc::RENAME_EXCHANGE == 0;
+                    let gone = was.is_dir() && !is_exchanged;
                     let nlink = if gone { 0 } else { over_stat.nlink };
                     if nlink == 0 {
                         self.tree.note_removed(over_id, fd, was.is_dir());
@@ -138,6 +139,7 @@ impl Capture {
                         id: over_id,
                         nlink,
                         node,
+                        mtime: (was.is_dir() && is_exchanged).then_some(over_stat.mtime),
                     })
                 }
                 _ => None,

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::sync;
@@ -345,38 +345,44 @@ async fn write_task(
     mut close: watch::Receiver<Option<Option<Refuse>>>,
 ) {
     let mut told = None;
-    let mut due = true;
+    // Counted from the last words: news that change nothing, such as one more attempt at what fails, must
+    // not put it off, or the source takes this side for dead.
+    let mut due_at = Instant::now();
     loop {
         let last = close.borrow_and_update().clone();
         if let Some(refusal) = last {
             farewell(&mut writer, refusal).await;
             return;
         }
-        if tell(&stream, &mut writer, &mut told, due).await.is_err() {
+        let is_due = Instant::now() >= due_at;
+        match tell(&stream, &mut writer, &mut told, is_due).await {
+            Ok(true) => due_at = Instant::now() + ACK_EVERY,
+            Ok(false) => {}
             // The reading side sees the end, too.
-            return;
+            Err(_) => return,
         }
-        due = tokio::select! {
+        tokio::select! {
             biased;
-            _ = close.changed() => false,
-            () = stream.news.notified() => false,
-            () = tokio::time::sleep(ACK_EVERY) => true,
-        };
+            _ = close.changed() => {}
+            () = stream.news.notified() => {}
+            () = tokio::time::sleep_until(due_at) => {}
+        }
     }
 }
 
-/// Wants, a finished mirror, and the marks where they changed or are `due`.
+/// Wants, a finished mirror, and the marks where they changed or are `due`. False: there was nothing.
 async fn tell(
     stream: &Stream,
     writer: &mut OwnedWriteHalf,
     told: &mut Option<Ack>,
     due: bool,
-) -> Result<(), crate::wire::Error> {
+) -> Result<bool, crate::wire::Error> {
     let (wants, done, ack) = {
         let mut board = stream.board();
         let ack = board.speaks.then(|| board.ack());
         (std::mem::take(&mut board.wants), board.done.take(), ack)
     };
+    let mut is_heard = !wants.is_empty() || done.is_some();
     for ids in wants.chunks(limits::WANT_COUNT_MAX) {
         let want = Message::Want(Want { ids: ids.to_vec() });
         write_message(writer, &want).await?;
@@ -385,16 +391,18 @@ async fn tell(
         Some(ack) if due || told.as_ref() != Some(&ack) => {
             write_message(writer, &Message::Ack(ack.clone())).await?;
             *told = Some(ack);
+            is_heard = true;
         }
         None if due => {
             write_message(writer, &Message::Ping).await?;
+            is_heard = true;
         }
         Some(_) | None => {}
     }
     if let Some(mirror) = done {
         write_message(writer, &Message::Done(Done { mirror })).await?;
     }
-    Ok(())
+    Ok(is_heard)
 }
 
 /// The last words: why, where there is something to say, and the end.

@@ -73,6 +73,11 @@ impl Progress {
         note.map_or(self.base_bytes, |n| n.bytes_end)
     }
 
+    /// Was the record after `seq` handed over in an earlier session?
+    pub(super) fn is_before(&self, seq: Seq) -> bool {
+        seq < self.base_seq
+    }
+
     /// When the first record after `seq` was captured, as far as it is remembered.
     pub(super) fn time_after(&self, seq: Seq) -> Option<u64> {
         let after = self.notes.partition_point(|n| n.seq <= seq);

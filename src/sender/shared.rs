@@ -338,11 +338,9 @@ impl Shared {
         let marks = inner.marks;
         let at = [marks.sent, marks.received, marks.applied, marks.durable];
         let stages = at.map(|seq| {
-            (
-                seq,
-                inner.progress.bytes_at(seq),
-                inner.progress.time_after(seq),
-            )
+            let is_forgotten = inner.progress.is_before(seq);
+            let oldest = inner.progress.time_after(seq).filter(|_| !is_forgotten);
+            ((seq, inner.progress.bytes_at(seq), oldest), is_forgotten)
         });
         let remembered = inner.oldest;
         let unlinked = inner.link != Link::Connected;
@@ -374,8 +372,10 @@ impl Shared {
         drop(inner);
         // After the marks, so that the end is never before them.
         state.end = options.journal.end();
-        let [sent, received, applied, durable] =
-            stages.map(|stage| self.lag(stage, state.end, unlinked.then_some(remembered)));
+        let [sent, received, applied, durable] = stages.map(|(stage, is_forgotten)| {
+            let is_read = unlinked || is_forgotten;
+            self.lag(stage, state.end, is_read.then_some(remembered))
+        });
         state.lags = Lags {
             sent,
             received,
@@ -391,13 +391,13 @@ impl Shared {
         &self,
         (seq, bytes, oldest_ns): (Seq, u64, Option<u64>),
         end: Seq,
-        unlinked: Option<Option<(Seq, u64)>>,
+        to_read: Option<Option<(Seq, u64)>>,
     ) -> Lag {
         let ops = end.0.saturating_sub(seq.0);
         if ops == 0 {
             return Lag::default();
         }
-        let read = || self.oldest_pending(seq, unlinked?);
+        let read = || self.oldest_pending(seq, to_read?);
         let behind = oldest_ns
             .or_else(read)
             .map_or(0, |then| sys::realtime_ns().saturating_sub(then));

@@ -65,7 +65,12 @@ pub fn removexattr(fd: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     }
 }
 
-/// All extended attributes with their values, sorted by name. Empty where the file system has none.
+/// How xfs shows root its access control lists a second time; they are `system.posix_acl_*` everywhere. To
+/// remove one removes the list, and another file system would keep it as an attribute that says nothing.
+const ACLS_OF_XFS: [&CStr; 2] = [c"trusted.SGI_ACL_FILE", c"trusted.SGI_ACL_DEFAULT"];
+
+/// All extended attributes with their values, sorted by name, each once. Empty where the file system has
+/// none.
 pub fn list_all_xattrs(fd: BorrowedFd<'_>) -> io::Result<Vec<Xattr>> {
     let mut names = vec![0u8; 1024];
     let used = loop {
@@ -83,6 +88,9 @@ pub fn list_all_xattrs(fd: BorrowedFd<'_>) -> io::Result<Vec<Xattr>> {
         let Ok(text) = CStr::from_bytes_with_nul(name) else {
             continue;
         };
+        if ACLS_OF_XFS.contains(&text) {
+            continue;
+        }
         value.resize(limits::XATTR_BYTES_MAX, 0);
         match getxattr(fd, text, &mut value) {
             Ok(n) => all.push(Xattr {

@@ -67,6 +67,10 @@ pub struct Replaced {
     pub nlink: u32,
     /// What it is.
     pub node: Node,
+    /// Its mtime afterwards, of a directory that was exchanged: where that gives it another parent, xfs
+    /// stamps it.
+    #[serde(default)]
+    pub mtime: Option<Time>,
 }
 
 /// How much of the tree a mirror covers.

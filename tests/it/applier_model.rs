@@ -288,6 +288,18 @@ impl Source {
         let node = other.map(|other| self.world.things[&other].node.clone());
         self.world.rename((from, &old), (to, &new), moving).ok()?;
         let mut mode = mode;
+        let mut mtime = None;
+        if mode == RenameMode::Exchange && from != to {
+            // As on xfs, whatever the replica's file system does.
+            let stamp = self.world.things[&from].mtime;
+            for ino in [Some(ino), other].into_iter().flatten() {
+                let thing = self.world.things.get_mut(&ino)?;
+                if thing.node.is_dir() {
+                    thing.mtime = stamp;
+                    mtime = Some(stamp).filter(|_| Some(ino) == other).or(mtime);
+                }
+            }
+        }
         let mut touched = vec![id_of(ino), id_of(from), id_of(to)];
         if mode == RenameMode::Plain && self.rng.random_bool(0.05) {
             let whiteout = self.world.create(from, &old, &Node::Char(0)).ok()?;
@@ -305,6 +317,7 @@ impl Source {
             id: id_of(other),
             nlink: self.world.things.get(&other).map_or(0, |thing| thing.nlink),
             node,
+            mtime,
         });
         touched.extend(other.map(id_of));
         let op = Op::Rename {

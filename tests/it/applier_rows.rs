@@ -162,6 +162,24 @@ fn row_g_marker_of_another_history_needs_a_mirror() {
 }
 
 #[test]
+fn row_g_replica_put_back_under_a_table_needs_a_mirror() {
+    let (_, mut rig) = ten_after_checkpoint();
+    let mut disk = rig.replica.disk.lock().unwrap();
+    disk.live.marker.as_mut().unwrap().position.seq = Seq(1);
+    drop(disk);
+    needs_mirror(&mut rig, 'G');
+}
+
+#[test]
+fn row_g_replica_put_back_after_a_close_in_order_needs_a_mirror() {
+    let (_, mut rig) = ten_after_checkpoint();
+    rig.applier.take().unwrap().close().unwrap();
+    rig.lose_table();
+    rig.replica.disk.lock().unwrap().live.marker = None;
+    needs_mirror(&mut rig, 'G');
+}
+
+#[test]
 fn row_h_trimmed_records_need_a_mirror() {
     let (_, mut rig) = ten_after_checkpoint();
     rig.lose_table();

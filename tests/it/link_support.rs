@@ -200,6 +200,7 @@ impl Source {
                 id: second.0,
                 nlink: 1,
                 node: Node::File,
+                mtime: None,
             }),
             mode: RenameMode::Exchange,
         };

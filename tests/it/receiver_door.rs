@@ -8,8 +8,8 @@ use doppelfs::receiver::{Error, ServeOptions, Target};
 use doppelfs::sys;
 use doppelfs::types::{Body, History, Op, Scope, Seq, SetName};
 use doppelfs::wire::{
-    self, Ack, Hello, Message, MessageReader, PROTOCOL, Packer, Phase, Place, RefuseCode, Start,
-    Welcome, write_bytes, write_message, write_preface,
+    self, Ack, CheckpointRequest, Hello, Message, MessageReader, PROTOCOL, Packer, Phase, Place,
+    RefuseCode, Start, Welcome, write_bytes, write_message, write_preface,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -357,6 +357,39 @@ fn a_damaged_frame_is_refused_and_sent_again() {
         raw.say(start(13, false)).await;
         raw.batch(&end(14, 13)).await;
         raw.until(|m| is_received(m, 14)).await;
+    });
+}
+
+#[test]
+fn a_source_hears_from_a_target_whose_news_change_nothing() {
+    let Some(site) = Site::new("news") else {
+        return;
+    };
+    site.runtime.block_on(async {
+        let mut raw = settled(&site).await;
+        raw.until(|m| matches!(m, Message::Ack(ack) if ack.durable == Seq(12)))
+            .await;
+        let Raw {
+            mut reader,
+            mut writer,
+        } = raw;
+        // Each request is news to the target, and asks for what is there already.
+        let request = Message::CheckpointRequest(CheckpointRequest { upto: Seq(1) });
+        let asking = async {
+            for _ in 0..140 {
+                write_message(&mut writer, &request).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let hearing = async {
+            for _ in 0..2 {
+                reader.next(Phase::FromTarget).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = asking => panic!("the target fell silent"),
+            () = hearing => {}
+        }
     });
 }
 

@@ -91,11 +91,15 @@ impl Actor {
     }
 
     async fn welcome(&mut self, history: Option<u128>, received: u64) -> Start {
-        let seq = Seq(received);
+        self.welcome_at(history, received, received).await
+    }
+
+    async fn welcome_at(&mut self, history: Option<u128>, received: u64, applied: u64) -> Start {
+        let seq = Seq(applied);
         self.say(Message::Welcome(Welcome {
             protocol: PROTOCOL,
             history: history.map(History),
-            received: seq,
+            received: Seq(received),
             applied: seq,
             durable: seq,
             mirror: None,
@@ -176,6 +180,21 @@ fn a_target_ahead_or_of_another_history_is_sent_a_mirror() {
         assert_eq!(start.after, end);
     });
     assert_eq!(source.mirrors_begun.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn what_an_earlier_session_sent_is_as_old_as_it_is() {
+    let stage = Stage::new("old");
+    let source = stage.source();
+    let sender = stage.connect(&source);
+    let _actor = stage.runtime.block_on(async {
+        let mut actor = stage.greet().await;
+        assert!(!actor.welcome_at(Some(1), 1, 0).await.jump);
+        actor
+    });
+    let is_old = |state: &SenderState| state.link == Link::Connected && state.lags.applied.ops == 1;
+    let lag = stage.await_state(&sender, is_old).lags.applied;
+    assert!(lag.seconds > 0.0, "{lag:?}");
 }
 
 #[test]
