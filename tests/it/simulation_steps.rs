@@ -2,6 +2,7 @@
 //! step. Method: a story is a list of steps without chance between them; it is run once for each place
 //! in it and each fault, and again with a second fault after the first.
 
+use super::applier_rig::count_failures;
 use super::simulation_driver::Sim;
 use super::simulation_planted::Planted;
 use super::simulation_taste::Step;
@@ -121,4 +122,43 @@ fn a_mirror_that_is_due_when_the_source_ends_begins_all_the_same() {
     story.extend([Check; 12]);
     story.extend([Send, Deliver, Apply, Mirror]);
     told_with_each_fault(&story);
+}
+
+/// The target has what the source loses with its power, and other operations get their numbers.
+/// Tells whether it came to that.
+fn numbers_are_used_again(seed: u64, planted: Planted) -> bool {
+    let mut sim = Sim::new(seed, planted);
+    sim.is_steady = true;
+    for step in BEGINNING {
+        sim.step(step);
+    }
+    sim.rest();
+    for step in [SyncQueue, Operate, Operate, Operate, Operate] {
+        sim.step(step);
+    }
+    sim.rest();
+    let theirs = sim.target.marks.applied;
+    sim.step(SourceLosesPower);
+    let is_ahead = sim.host.journal.end() < theirs;
+    for step in [SourceStarts, Operate, Operate, Operate, Operate, Operate] {
+        sim.step(step);
+        sim.check();
+    }
+    sim.rest();
+    is_ahead
+}
+
+#[test]
+fn numbers_used_again_after_a_loss_of_power_hide_no_operation() {
+    let ahead = (0..60)
+        .filter(|seed| numbers_are_used_again(*seed, Planted::Nothing))
+        .count();
+    assert!(ahead > 20, "the target was ahead in {ahead} of 60 runs");
+    let found = count_failures(0..60, |seed| {
+        numbers_are_used_again(seed, Planted::HistoryKept);
+    });
+    assert!(
+        found > 20,
+        "the same history is found in {found} of 60 runs"
+    );
 }
