@@ -434,6 +434,62 @@ fn every_room_has_tests_and_a_place_on_the_map() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// Names in the last column of the interleavings' tables that are none of a test in `tests`.
+fn wrong_interleavings(doc: &str, tests: &BTreeSet<String>) -> Vec<String> {
+    let part = doc.split("## Interleavings").nth(1).unwrap_or_default();
+    let part = part.split("\n## ").next().unwrap_or_default();
+    let rows = part.lines().filter(|line| line.starts_with("| "));
+    let mut wrong = Vec::new();
+    for row in rows {
+        let last = row.trim_end_matches('|').rsplit(" | ").next();
+        let last = last.unwrap_or_default().trim();
+        if last == "test" {
+            continue;
+        }
+        let names: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() {
+            wrong.push(format!("no test in: {row}"));
+        }
+        let missing = names.iter().filter(|name| !tests.contains(**name));
+        wrong.extend(missing.map(|name| format!("there is no test {name}: {row}")));
+    }
+    wrong
+}
+
+/// What is compiled as a test, by name.
+fn names_of_tests() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (_, text) in ["tests/it", "tests/fuse"]
+        .iter()
+        .flat_map(|dir| sources(dir, "rs"))
+    {
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            if let Some(rest) = line.strip_prefix("fn ").filter(|_| is_test) {
+                names.extend(rest.split('(').next().map(str::to_owned));
+            }
+            is_test = line == "#[test]" || is_test && line.starts_with("#[");
+        }
+    }
+    names
+}
+
+#[test]
+fn every_interleaving_names_tests_that_exist() {
+    let some = BTreeSet::from(["is_there".to_owned()]);
+    let doc = |row: &str| format!("# A\n## Interleavings\n| a | test |\n|---|---|\n{row}\n## B\n");
+    assert!(wrong_interleavings(&doc("| a | `is_there` |"), &some).is_empty());
+    let gone = wrong_interleavings(&doc("| a `b` | `is_there`, `is_gone` |"), &some);
+    assert_eq!(gone.len(), 1, "{gone:?}");
+    assert_eq!(wrong_interleavings(&doc("| a | nothing |"), &some).len(), 1);
+    let path = root().join("docs/architecture.md");
+    let doc = std::fs::read_to_string(path).expect("read the document");
+    let rows = doc.lines().filter(|line| line.contains("` |")).count();
+    assert!(rows > 50, "the tables are gone: {rows} rows");
+    let wrong = wrong_interleavings(&doc, &names_of_tests());
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn modules_of_test_binaries_are_all_compiled() {
     let mut wrong = Vec::new();

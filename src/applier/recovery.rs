@@ -5,7 +5,7 @@
 //! | A | no ledger, or one without a position | nothing is known: no position, a full mirror |
 //! | G | no marker, one of another history, or one before the checkpoint | a full mirror, whatever else is found |
 //! | B | table of this ledger, boot and mount, of the ledger's history | map = checkpoint + changes noted; position = done; if an operation had begun, it is in doubt |
-//! | C | no such table; the ledger was closed in order | position = the ledger's |
+//! | C | no such table; the ledger was closed in order, and the marker is not beyond it | position = the ledger's |
 //! | D | no such table; the ledger says that the position was just set anew | position = the ledger's; a full mirror must follow |
 //! | E | no such table; a mirror was under way or required at the checkpoint | a full mirror |
 //! | F | no such table; the replica's file system keeps no order | a full mirror |
@@ -157,7 +157,7 @@ impl<R: Replica> Applier<R> {
         if let Some(resume) = resume {
             return self.resume(position, resume); // B
         }
-        if self.meta.clean {
+        if self.meta.clean && !self.is_replica_beyond(position) {
             self.restart_at(position)?; // C
             return Ok(Start::Clean);
         }
@@ -237,6 +237,16 @@ impl<R: Replica> Applier<R> {
         Ok(Start::Resumed { doubt: self.doubt })
     }
 
+    /// Does the replica's own marker say that it went on after the ledger was closed? Then the ledger
+    /// is a restored copy of an older one, and done again from there names would be done twice.
+    fn is_replica_beyond(&mut self, position: Position) -> bool {
+        let marked = self.replica.marked().ok().flatten();
+        marked.is_some_and(|marker| {
+            let at = marker.position;
+            at.history == position.history && at.seq > position.seq
+        })
+    }
+
     /// A new table at a position that the ledger and the replica agree on.
     fn restart_at(&mut self, position: Position) -> Result<(), Error> {
         self.meta.position = Some(position);
@@ -259,6 +269,7 @@ impl<R: Replica> Applier<R> {
     fn give_up(&mut self) -> Result<(), Error> {
         self.table.invalidate();
         self.meta.position = None;
+        self.meta.clean = false;
         self.meta.lenient = true;
         self.meta.mirror = None;
         self.ledger.commit(&[], &self.meta)

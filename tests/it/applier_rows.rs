@@ -84,6 +84,34 @@ fn row_c_closed_in_order_needs_nothing() {
     needs_mirror(&mut rig, 'F');
 }
 
+/// The state as it was at a clean end, after which the replica went on.
+fn restored_after_going_on() -> (Source, Rig<SimReplica>) {
+    let (mut source, mut rig) = ten_after_checkpoint();
+    rig.applier.take().unwrap().close().unwrap();
+    let old = rig.ledger.state.lock().unwrap().clone();
+    rig.lose_table();
+    assert_eq!(rig.open().unwrap().start, Start::Clean);
+    step(&mut source, &mut rig, 30);
+    rig.applier.take().unwrap().close().unwrap();
+    rig.lose_table();
+    *rig.ledger.state.lock().unwrap() = old;
+    (source, rig)
+}
+
+#[test]
+fn row_c_a_restored_older_map_does_not_begin_again_on_a_replica_that_went_on() {
+    let (source, mut rig) = restored_after_going_on();
+    let recovered = rig.open().unwrap();
+    let is_redone = matches!(recovered.start, Start::Redone { .. });
+    assert!(is_redone, "{recovered:?}");
+    rig.catch_up().unwrap();
+    check(&source, &rig, Depth::All, "restored");
+    // The queue was restored, too, and does not have what the replica has.
+    let (_, mut rig) = restored_after_going_on();
+    rig.journal.truncate(20);
+    needs_mirror(&mut rig, 'H');
+}
+
 #[test]
 fn row_d_just_after_a_jump_waits_for_the_mirror() {
     let (_, mut rig) = ten_after_checkpoint();
@@ -238,6 +266,24 @@ fn row_k_host_crash_is_redone() {
     );
     rig.catch_up().unwrap();
     check(&source, &rig, Depth::All, "row k");
+}
+
+#[test]
+fn what_is_applied_after_a_checkpoint_was_chosen_is_not_covered_by_it() {
+    let (mut source, mut rig) = ten_after_checkpoint();
+    let chosen = rig.applier().applied();
+    let job = rig.applier().begin_checkpoint().unwrap().unwrap();
+    step(&mut source, &mut rig, 10);
+    assert_eq!(job.run().unwrap(), chosen);
+    assert_eq!(rig.applier().durable(), chosen);
+    step(&mut source, &mut rig, 10);
+    rig.lose_table();
+    let mut rng = StdRng::seed_from_u64(1);
+    rig.replica.disk.lock().unwrap().cut(&mut rng);
+    let recovered = rig.open().unwrap();
+    assert_eq!(recovered.start, Start::Redone { from: chosen });
+    rig.catch_up().unwrap();
+    check(&source, &rig, Depth::All, "chosen");
 }
 
 #[test]

@@ -133,6 +133,35 @@ fn two_links_of_one_inode_renamed_over_each_other_keep_it() {
     );
 }
 
+/// Host and tmpfs are as after an orderly end and a boot; the map is an older one, from a backup.
+#[test]
+fn a_restored_older_map_does_not_take_the_last_link() {
+    let (mut source, mut rig) = prepared(&|source: &mut Source| {
+        let (ino, made) = make(source, ROOT, "a", Node::File);
+        vec![made, link(source, ino, ROOT, "b")]
+    });
+    rig.applier.take().unwrap().close().unwrap();
+    let old = rig.ledger.state.lock().unwrap().clone();
+    rig.lose_table();
+    assert_eq!(rig.open().unwrap().start, Start::Clean);
+    let made = [
+        mv(&mut source, (ROOT, "a"), (ROOT, "c")),
+        rm(&mut source, ROOT, "c"),
+        mv(&mut source, (ROOT, "b"), (ROOT, "a")),
+    ];
+    for one in &made {
+        let frame = source.seal(one, false);
+        rig.journal.push(frame);
+    }
+    rig.catch_up().unwrap();
+    rig.applier.take().unwrap().close().unwrap();
+    rig.lose_table();
+    *rig.ledger.state.lock().unwrap() = old;
+    rig.open().unwrap();
+    rig.catch_up().unwrap();
+    check(&source, &rig, Depth::All, "restored");
+}
+
 #[test]
 fn directories_that_swap_nesting_do_not_wedge() {
     survive(

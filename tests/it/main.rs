@@ -18,6 +18,7 @@ mod applier_rows;
 mod applier_traps;
 mod applier_world;
 mod capture;
+mod capture_takeover;
 mod cli_commands;
 mod cli_mount8;
 mod cli_render;

@@ -276,6 +276,23 @@ fn a_source_is_not_replicated_into_itself() {
 }
 
 #[test]
+fn elided_operations_are_no_gap() {
+    let Some(site) = Site::new("elided") else {
+        return;
+    };
+    site.runtime.block_on(async {
+        drop(settled(&site).await);
+        let (mut raw, _) = Raw::welcome(&site, hello()).await;
+        raw.say(start(12, false)).await;
+        // 13 to 19 were never sent, and 20 says so.
+        raw.batch(&end(20, 12)).await;
+        raw.batch(&end(22, 20)).await;
+        raw.until(|m| matches!(m, Message::Ack(ack) if ack.applied == Seq(22)))
+            .await;
+    });
+}
+
+#[test]
 fn a_gap_in_the_sequence_is_refused_and_nothing_is_lost() {
     let Some(site) = Site::new("gap") else { return };
     site.runtime.block_on(async {
