@@ -33,6 +33,9 @@ const RESEND_BYTES: u64 = 16;
 const RESEND: u32 = 7;
 const ERROR_AT: u64 = 4;
 
+/// Part of the path of every table of open directories.
+const TABLE: &str = ".live/dirs.";
+
 /// How long nothing may have happened before it is looked again.
 const PAUSE: Duration = Duration::from_micros(30);
 
@@ -44,6 +47,9 @@ pub(crate) enum Moment {
     /// The kernel has put the requests that were read and not answered into its queue again, and nobody
     /// has read them there.
     Resent,
+    /// It has stopped so often at system calls since it opened the tables of open directories, which it does
+    /// before it decides what was left, or has requests sent again: it is killed.
+    Dies(usize),
 }
 
 /// A system call as the registers of a stopped thread tell it.
@@ -106,7 +112,11 @@ pub(crate) struct Tracer<'a> {
     worker: Pid,
     threads: BTreeMap<i32, Role>,
     seen: Seen,
+    /// 0 where it is not followed.
+    supervisor: i32,
     kill_at: Option<usize>,
+    /// How often the next worker has stopped since it opened a table.
+    stops: Option<usize>,
     opcode: u32,
     on_request: Box<dyn FnMut() + 'a>,
     awaited: Option<(Moment, Box<dyn FnOnce() + 'a>)>,
@@ -138,6 +148,16 @@ fn word(process: Pid, address: u64) -> u32 {
     let read = memory.and_then(|memory| memory.read_exact_at(&mut word, address));
     read.expect("read the memory of a worker");
     u32::from_ne_bytes(word)
+}
+
+/// A text in the memory of a process whose thread is stopped: a path, or most of one.
+fn text(process: Pid, address: u64) -> String {
+    let memory = std::fs::File::open(format!("/proc/{process}/mem"));
+    let mut bytes = [0u8; 512];
+    let read = memory.and_then(|memory| memory.read_at(&mut bytes, address));
+    let bytes = &bytes[..read.expect("read the memory of a worker")];
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// Whoever is to be told something may have been killed a moment ago.
@@ -173,7 +193,9 @@ impl<'a> Tracer<'a> {
                 points: Vec::new(),
                 killed: false,
             },
+            supervisor: 0,
             kill_at: None,
+            stops: None,
             opcode: 0,
             on_request: Box::new(|| {}),
             awaited: None,
@@ -214,6 +236,7 @@ impl<'a> Tracer<'a> {
         let pid = Pid::from_raw(supervisor);
         ptrace::seize(pid, starts).expect("follow the supervisor");
         self.threads.insert(supervisor, Role::Supervisor);
+        self.supervisor = supervisor;
         self.awaited = Some((moment, Box::new(act)));
         self
     }
@@ -221,14 +244,17 @@ impl<'a> Tracer<'a> {
     /// Follows until the worker is dead - and the next one has come to its moment, where one is awaited -
     /// or the operation is done.
     pub(crate) fn run(mut self, is_done: impl Fn() -> bool) -> Seen {
+        let supervisor = self.supervisor;
         self.follow("the operation or the worker to end", |tracer| {
             if tracer.seen.killed {
-                tracer.awaited.is_none() && tracer.none_serves()
+                tracer.awaited.is_none() && tracer.threads.keys().all(|id| *id == supervisor)
             } else {
                 tracer.all_wait() && is_done()
             }
         });
-        self.let_alone();
+        for thread in std::mem::take(&mut self.threads).into_keys() {
+            let_alone(thread);
+        }
         self.seen
     }
 
@@ -242,10 +268,6 @@ impl<'a> Tracer<'a> {
     fn all_wait(&self) -> bool {
         self.serving()
             .all(|state| matches!(state, Serving::Waiting(_)))
-    }
-
-    fn none_serves(&self) -> bool {
-        self.serving().next().is_none()
     }
 
     fn follow(&mut self, what: &str, is_over: impl Fn(&Tracer<'a>) -> bool) {
@@ -308,20 +330,30 @@ impl<'a> Tracer<'a> {
                 // It was followed as the supervisor is; what it starts itself does not matter.
                 let options = Options::PTRACE_O_TRACESYSGOOD;
                 told(ptrace::setoptions(pid, options), "set the options");
-                self.arrived(thread, Moment::Started);
+                self.arrived(thread, |moment| moment == Moment::Started);
             }
             _ => {}
         }
         self.resume(thread, None);
     }
 
-    /// The next worker has come to this moment: is it the one that was waited for?
-    fn arrived(&mut self, thread: i32, moment: Moment) {
-        if let Some((_, act)) = self.awaited.take_if(|(awaited, _)| *awaited == moment) {
+    /// The next worker has come to a moment: is it the one that was waited for? False where it dies.
+    fn arrived(&mut self, thread: i32, is_it: impl Fn(Moment) -> bool) -> bool {
+        let Some((moment, act)) = self.awaited.take_if(|(moment, _)| is_it(*moment)) else {
+            return true;
+        };
+        if let Moment::Dies(_) = moment {
+            // The worker after it is none of ours.
+            self.threads.remove(&self.supervisor);
+            let_alone(self.supervisor);
+            kill(Pid::from_raw(thread), Signal::SIGKILL).expect("kill the next worker");
             act();
-            // It is let alone, not only resumed.
-            self.threads.remove(&thread);
+            return false;
         }
+        act();
+        // It is let alone, not only resumed.
+        self.threads.remove(&thread);
+        true
     }
 
     /// True where it is to go on.
@@ -343,16 +375,29 @@ impl<'a> Tracer<'a> {
                 self.threads.insert(thread, Role::Serving(next));
                 return Ok(!point || self.pass(is_entry, &call));
             }
-            Some(Role::Next(resends)) if is_entry => {
+            Some(Role::Next(_)) if self.awaited.is_none() => return Ok(true),
+            Some(Role::Next(resends)) => {
+                let opens = is_entry && is_call(libc::SYS_openat);
+                self.stops = match opens && text(pid, address).contains(TABLE) {
+                    true => Some(0),
+                    false => self.stops.map(|stops| stops + 1),
+                };
+                let stops = self.stops;
+                let resent = resends && !is_entry;
                 let resends = resends
-                    || is_call(libc::SYS_write)
+                    || is_entry
+                        && is_call(libc::SYS_write)
                         && length == RESEND_BYTES
                         && is_device(pid, fd)
                         && word(pid, address + ERROR_AT) == RESEND;
                 self.threads.insert(thread, Role::Next(resends));
+                return Ok(self.arrived(thread, |moment| match moment {
+                    Moment::Started => false,
+                    Moment::Resent => resent,
+                    Moment::Dies(after) => resent || stops.is_some_and(|stops| stops >= after),
+                }));
             }
-            Some(Role::Next(true)) => self.arrived(thread, Moment::Resent),
-            Some(Role::Next(false) | Role::Supervisor) | None => {}
+            Some(Role::Supervisor) | None => {}
         }
         Ok(true)
     }
@@ -385,27 +430,25 @@ impl<'a> Tracer<'a> {
         kill(self.worker, Signal::SIGKILL).expect("kill the worker");
         false
     }
+}
 
-    /// Ends it: whoever is still followed goes on alone.
-    fn let_alone(&mut self) {
-        for thread in std::mem::take(&mut self.threads).into_keys() {
-            let pid = Pid::from_raw(thread);
-            told(ptrace::interrupt(pid), "interrupt a thread");
-            until("a thread to stop", || {
-                match waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
-                    Ok(WaitStatus::StillAlive) => false,
-                    Ok(WaitStatus::Stopped(_, signal)) => {
-                        told(ptrace::detach(pid, signal), "let a thread alone");
-                        true
-                    }
-                    Ok(WaitStatus::PtraceSyscall(_) | WaitStatus::PtraceEvent(..)) => {
-                        told(ptrace::detach(pid, None), "let a thread alone");
-                        true
-                    }
-                    Ok(_) | Err(Errno::ECHILD) => true,
-                    Err(error) => panic!("wait for a thread: {error}"),
-                }
-            });
+/// A thread that was followed goes on alone.
+fn let_alone(thread: i32) {
+    let pid = Pid::from_raw(thread);
+    told(ptrace::interrupt(pid), "interrupt a thread");
+    until("a thread to stop", || {
+        match waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => false,
+            Ok(WaitStatus::Stopped(_, signal)) => {
+                told(ptrace::detach(pid, signal), "let a thread alone");
+                true
+            }
+            Ok(WaitStatus::PtraceSyscall(_) | WaitStatus::PtraceEvent(..)) => {
+                told(ptrace::detach(pid, None), "let a thread alone");
+                true
+            }
+            Ok(_) | Err(Errno::ECHILD) => true,
+            Err(error) => panic!("wait for a thread: {error}"),
         }
-    }
+    });
 }
