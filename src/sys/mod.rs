@@ -4,6 +4,7 @@
 //! the operation and the path. Everything is `O_CLOEXEC`.
 #![allow(unsafe_code, reason = "this room is the fence around it")]
 
+mod allocator;
 mod btrfs;
 mod cred;
 mod dir;
