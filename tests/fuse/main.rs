@@ -12,7 +12,7 @@
 //!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2, or 1 of a database), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
 //!   `DOPPELFS_NODES` (20,000): sizes. `DOPPELFS_PATIENCE` (120): seconds that anything may take.
 //! * `DOPPELFS_POINTS` (2): at how many of the system calls of each operation a worker is killed, chosen by
-//!   the seed; 1000 is all of them, with each moment at which the program is killed, too (some minutes).
+//!   the seed; 1000 is all of them, with each moment at which the program is killed (a quarter of an hour).
 //! * `DOPPELFS_FSX_OPS` (5,000) and `DOPPELFS_FSX_SEEDS` (1): operations and rounds of the file
 //!   exerciser. `DOPPELFS_STRESS_SECONDS` (2), `DOPPELFS_DBENCH_SECONDS` (5),
 //!   `DOPPELFS_PGBENCH_SECONDS` (4): how long these programs run, each time.
