@@ -16,7 +16,7 @@
 //! All that happens before the next request is served: nobody else has changed what is looked at. It
 //! does not depend on the kernel's sending a request again, since who asked may have been killed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 
@@ -40,7 +40,7 @@ const RANGE_BYTES_MAX: u64 = 64 << 20;
 const CLOCK_SLACK_NS: u64 = 1_000_000_000;
 
 /// What was decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TakenOver {
     /// Requests that were under way.
     pub requests: usize,
@@ -50,6 +50,10 @@ pub struct TakenOver {
     pub found: usize,
     /// Which are refused.
     pub refused: usize,
+    /// Inodes that may have changed without an answer that says so.
+    pub touched: BTreeSet<FileId>,
+    /// Of these, whose bytes may have.
+    pub rewritten: BTreeSet<FileId>,
 }
 
 fn is_gone(error: &Error) -> bool {
@@ -67,6 +71,13 @@ impl Capture {
             ..TakenOver::default()
         };
         for left in &all {
+            // Also what an earlier worker decided: it may have died before it told the kernel to doubt.
+            if let Some(intent) = &left.intent {
+                taken.touched.extend(intent.ids());
+                if let Intent::Range { id, .. } = intent {
+                    taken.rewritten.insert(*id);
+                }
+            }
             if left.answer.is_some() {
                 continue;
             }

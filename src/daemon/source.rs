@@ -134,7 +134,7 @@ pub(super) fn serve(
         Some(device) => {
             let taken = capture.take_over(crashed);
             tracing::info!(?taken, "what the last worker left is settled");
-            fuse::take_over(capture.clone(), device, FUSE_THREADS)?
+            fuse::take_over(capture.clone(), device, FUSE_THREADS, taken)?
         }
         None => mount(options, &capture, &journal)?,
     };

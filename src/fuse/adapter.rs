@@ -1,5 +1,6 @@
 //! One method per request: decode, call capture, reply.
 
+use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::AsFd;
@@ -20,6 +21,7 @@ use crate::capture::{
 };
 use crate::live::{Answer, Offer};
 use crate::passthrough::{Error, OpenFile, Tree};
+use crate::sync::Mutex;
 use crate::sys::{self, CopyRange, FileStat};
 use crate::types::{Caller, FileId, Name, Node, limits};
 
@@ -40,6 +42,8 @@ pub struct Adapter {
     pub(super) notifier: Arc<OnceLock<Notifier>>,
     /// Numbers that only a walk through the tree can answer.
     pub(super) unproven: mpsc::Sender<Unproven>,
+    /// Files that an earlier worker wrote to and that the kernel may know otherwise; a leaf.
+    pub(super) rewritten: Mutex<BTreeSet<FileId>>,
 }
 
 /// `FUSE_UNIQUE_RESEND`: the mark of a request that the kernel sends again.
@@ -479,7 +483,10 @@ impl Filesystem for Adapter {
         let id = attempt!(reply, self.id(ino));
         let mode = OpenMode { flags: flags.0 };
         let (file, stat) = attempt!(reply, self.capture.open(&call(req), id, mode));
-        let fopen = open_reply(self.capture.tree(), mode, &stat);
+        let mut fopen = open_reply(self.capture.tree(), mode, &stat);
+        if fopen.contains(FopenFlags::FOPEN_KEEP_CACHE) && self.rewritten.lock().remove(&id) {
+            fopen.remove(FopenFlags::FOPEN_KEEP_CACHE);
+        }
         let number = self.capture.files.insert(file, mode.again());
         self.capture.live().flight().note_file(number);
         reply.opened(FileHandle(number), fopen);

@@ -1,14 +1,17 @@
 //! The connection to the kernel, from mount to unmount.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, INodeNo, Session, SessionACL};
 
-use crate::capture::Capture;
+use crate::capture::{Capture, TakenOver};
+use crate::sync::{self, Mutex, Rank};
 use crate::sys::{self, FuseMount};
+use crate::types::FileId;
 
 use super::adapter::{Adapter, Agreed};
 use super::export;
@@ -41,12 +44,13 @@ pub enum SessionError {
 /// Dropped without having been served, it takes the mount back: nobody would answer.
 pub struct Kernel {
     session: Option<Session<Adapter>>,
+    nodes: Arc<Nodes>,
     agreed: Agreed,
     /// A mount that was made just now and goes when it was never served.
     takes_back: Option<PathBuf>,
     device: OwnedFd,
-    /// Are there requests that an earlier worker has read and not answered?
-    resends: bool,
+    /// What an earlier worker left, where there was one.
+    left: Option<TakenOver>,
 }
 
 impl Drop for Kernel {
@@ -83,8 +87,8 @@ pub fn serve(
         source,
     })?;
     let live = device.try_clone().map_err(SessionError::Device)?;
-    match shake_hands(capture, device, threads) {
-        Ok((session, agreed)) => {
+    match shake_hands(capture, device, threads, BTreeSet::new()) {
+        Ok((session, nodes, agreed)) => {
             if how.is_beneath {
                 // From here on paths lead to us; before, to the dead mount, and never below.
                 sys::umount(mountpoint, true).map_err(|source| SessionError::Mount {
@@ -94,10 +98,11 @@ pub fn serve(
             }
             Ok(Kernel {
                 session: Some(session),
+                nodes,
                 agreed,
                 takes_back: Some(mountpoint.to_path_buf()),
                 device: live,
-                resends: false,
+                left: None,
             })
         }
         Err(error) => {
@@ -111,7 +116,7 @@ pub fn serve(
 }
 
 /// Takes over a file system whose last worker has died: `device` is its connection. Nothing is served
-/// yet, and nothing is taken back should this fail.
+/// yet, and nothing is taken back should this fail. `left` was decided about what that worker left.
 ///
 /// # Errors
 /// [`SessionError`].
@@ -119,6 +124,7 @@ pub fn take_over(
     capture: Arc<Capture>,
     device: OwnedFd,
     threads: usize,
+    mut left: TakenOver,
 ) -> Result<Kernel, SessionError> {
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "what it offered is not known");
     let offer = capture.live().offer();
@@ -129,14 +135,16 @@ pub fn take_over(
     let hello = sys::fuse_init_again(offer.minor, offer.max_readahead, offer.flags);
     sys::send_message(ours.as_fd(), &hello, &[]).map_err(SessionError::Device)?;
     let number = theirs.as_raw_fd();
-    let (session, agreed) = shake_hands(capture, theirs, threads)?;
+    let rewritten = std::mem::take(&mut left.rewritten);
+    let (session, nodes, agreed) = shake_hands(capture, theirs, threads, rewritten)?;
     sys::replace_fd(device.as_fd(), number).map_err(SessionError::Device)?;
     Ok(Kernel {
         session: Some(session),
+        nodes,
         agreed,
         takes_back: None,
         device,
-        resends: true,
+        left: Some(left),
     })
 }
 
@@ -144,7 +152,8 @@ fn shake_hands(
     capture: Arc<Capture>,
     device: OwnedFd,
     threads: usize,
-) -> Result<(Session<Adapter>, Agreed), SessionError> {
+    rewritten: BTreeSet<FileId>,
+) -> Result<(Session<Adapter>, Arc<Nodes>, Agreed), SessionError> {
     let agreed: Agreed = Arc::new(OnceLock::new());
     let nodes = Arc::new(Nodes::new(
         capture.tree().root_id(),
@@ -156,10 +165,11 @@ fn shake_hands(
     export::start(capture.clone(), nodes.clone(), questions).map_err(SessionError::Broken)?;
     let adapter = Adapter {
         capture,
-        nodes,
+        nodes: nodes.clone(),
         agreed: agreed.clone(),
         notifier: notifier.clone(),
         unproven,
+        rewritten: Mutex::new(Rank::Leaf, rewritten),
     };
     let mut config = Config::default();
     config.n_threads = Some(threads);
@@ -167,7 +177,7 @@ fn shake_hands(
     let session = Session::from_fd(adapter, device, SessionACL::All, config)
         .map_err(SessionError::Handshake)?;
     let _ = notifier.set(session.notifier());
-    Ok((session, agreed))
+    Ok((session, nodes, agreed))
 }
 
 impl Kernel {
@@ -186,7 +196,8 @@ impl Kernel {
     /// # Errors
     /// [`SessionError::Broken`].
     pub fn run(mut self) -> Result<(), SessionError> {
-        if self.resends {
+        if let Some(left) = self.left.take() {
+            self.doubt(&left)?;
             match sys::fuse_resend(self.device.as_fd()) {
                 // The mount ended meanwhile, which the session hears, too.
                 Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {}
@@ -197,5 +208,38 @@ impl Kernel {
         session.map_or(Ok(()), |session| {
             session.run().map_err(SessionError::Broken)
         })
+    }
+
+    /// Has the kernel doubt what it knows of everything that the last worker may have changed. Who asked
+    /// for that can be killed while the request waits to be read again; the kernel takes it back then,
+    /// believes that nothing happened, and would for as long as it was told to believe.
+    fn doubt(&self, left: &TakenOver) -> Result<(), SessionError> {
+        if left.requests == 0 {
+            return Ok(());
+        }
+        // All names, since telling of a single one waits for the lock of its directory, which may be held
+        // for a request that waits for us: should this worker be killed then, it could not even end.
+        if let Err(error) = sys::fuse_doubt_names(self.device.as_fd()) {
+            tracing::warn!(%error, "cannot have the kernel look at names anew (Linux 6.16 can): where a \
+                program was killed with its worker, it may go on seeing names as they were");
+        }
+        let Some(session) = &self.session else {
+            return Ok(());
+        };
+        let (notifier, touched) = (session.notifier(), left.touched.clone());
+        let numbers: Vec<u64> = touched
+            .into_iter()
+            .map(|id| self.nodes.number(id))
+            .collect();
+        // Attributes alone, and no pages, whose locks are held for requests, too. In a thread of its own: an
+        // inode on its way out is waited for, and may wait for its last pages to be written by us.
+        let forget = move || {
+            for number in numbers {
+                // A node that the kernel has forgotten is none.
+                let _ = notifier.inval_inode(INodeNo(number), -1, 0);
+            }
+        };
+        sync::spawn("dfs-doubt", forget).map_err(SessionError::Broken)?;
+        Ok(())
     }
 }

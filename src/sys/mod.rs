@@ -4,6 +4,7 @@
 //! the operation and the path. Everything is `O_CLOEXEC`.
 #![allow(unsafe_code, reason = "this room is the fence around it")]
 
+mod allocator;
 mod btrfs;
 mod cred;
 mod dir;
@@ -45,8 +46,8 @@ pub use process::{
     sync_file_system_of,
 };
 pub use relay::{
-    fuse_init_again, fuse_resend, inherited, keep_over_exec, message_pair, receive_message,
-    replace_fd, send_message,
+    fuse_doubt_names, fuse_init_again, fuse_resend, inherited, keep_over_exec, message_pair,
+    receive_message, replace_fd, send_message,
 };
 pub use shared::SharedWords;
 pub use stat::{FileStat, fstat, fstatat};

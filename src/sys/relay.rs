@@ -147,10 +147,22 @@ pub fn fuse_init_again(minor: u32, max_readahead: u32, flags: u64) -> [u8; 104] 
 /// (`FUSE_NOTIFY_RESEND`, Linux 6.9).
 pub fn fuse_resend(device: BorrowedFd<'_>) -> io::Result<()> {
     const FUSE_NOTIFY_RESEND: i32 = 7;
+    fuse_notify(device, FUSE_NOTIFY_RESEND)
+}
+
+/// Has the kernel ask about every name that it knows, or knows not to exist, when it is used next
+/// (`FUSE_NOTIFY_INC_EPOCH`, Linux 6.16; `EINVAL` before). It takes no lock for that.
+pub fn fuse_doubt_names(device: BorrowedFd<'_>) -> io::Result<()> {
+    const FUSE_NOTIFY_INC_EPOCH: i32 = 8;
+    fuse_notify(device, FUSE_NOTIFY_INC_EPOCH)
+}
+
+/// A notification that says nothing but what it is.
+fn fuse_notify(device: BorrowedFd<'_>, code: i32) -> io::Result<()> {
     let mut bytes = [0u8; 16];
     // struct fuse_out_header: len, error (of a notification its code), unique (0).
     bytes[0..4].copy_from_slice(&16u32.to_ne_bytes());
-    bytes[4..8].copy_from_slice(&FUSE_NOTIFY_RESEND.to_ne_bytes());
+    bytes[4..8].copy_from_slice(&code.to_ne_bytes());
     let mut device = fs::File::from(device.try_clone_to_owned()?);
     device.write_all(&bytes)
 }

@@ -11,6 +11,8 @@
 //!   `DOPPELFS_FILES_MAX` (100,000), `DOPPELFS_MIRROR_FILES` (2,000),
 //!   `DOPPELFS_MIRROR_BYTES` (64 MiB), `DOPPELFS_ROUNDS` (2, or 1 of a database), `DOPPELFS_BACKLOG_BYTES` (256 MiB):
 //!   `DOPPELFS_NODES` (20,000): sizes. `DOPPELFS_PATIENCE` (120): seconds that anything may take.
+//! * `DOPPELFS_POINTS` (2): at how many of the system calls of each operation a worker is killed, chosen by
+//!   the seed; 1000 is all of them, with each moment at which the program is killed (a quarter of an hour).
 //! * `DOPPELFS_FSX_OPS` (5,000) and `DOPPELFS_FSX_SEEDS` (1): operations and rounds of the file
 //!   exerciser. `DOPPELFS_STRESS_SECONDS` (2), `DOPPELFS_DBENCH_SECONDS` (5),
 //!   `DOPPELFS_PGBENCH_SECONDS` (4): how long these programs run, each time.
@@ -20,6 +22,7 @@
 mod backlog;
 mod bad_directories;
 mod compare_command;
+mod dying_readers;
 mod exercisers;
 mod file_systems;
 mod full;
@@ -59,6 +62,8 @@ mod soak;
 mod staged_resync;
 mod support;
 mod takeover;
+mod takeover_cases;
+mod takeover_points;
 mod target_kills;
 mod ways_beside;
 mod writers;

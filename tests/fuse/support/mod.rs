@@ -16,6 +16,7 @@ mod servers;
 mod settings;
 mod status;
 mod target;
+mod tracer;
 mod trees;
 mod until;
 mod xdr;
@@ -31,10 +32,11 @@ pub(crate) use scratch::Scratch;
 pub(crate) use servers::{Ganesha, Samba};
 pub(crate) use settings::{
     backlog_bytes, cuts, database_crashes, dbench_seconds, files_max, fsx_size, kills, mirror_size,
-    nodes_max, pgbench_seconds, power_bytes, power_cuts, rounds, seed, soak_minutes, soak_without,
-    stress_seconds, target_kills,
+    nodes_max, pgbench_seconds, points_max, power_bytes, power_cuts, rounds, seed, soak_minutes,
+    soak_without, stress_seconds, target_kills,
 };
 pub(crate) use target::{Target, free_port};
+pub(crate) use tracer::{Moment, Seen, Tracer, may_trace};
 pub(crate) use trees::{open_dir, plant_everything, plant_source_tree, random_bytes};
 pub(crate) use until::until;
 

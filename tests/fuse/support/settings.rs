@@ -26,6 +26,11 @@ pub(crate) fn kills() -> u64 {
     number("DOPPELFS_KILLS", 20)
 }
 
+/// At how many points of each operation workers are killed; 0: at all.
+pub(crate) fn points_max() -> usize {
+    usize::try_from(number("DOPPELFS_POINTS", 2)).unwrap_or(usize::MAX)
+}
+
 /// How often a target, or both sides, are killed.
 pub(crate) fn target_kills() -> u64 {
     number("DOPPELFS_KILLS", 10)
