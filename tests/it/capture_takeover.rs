@@ -323,6 +323,9 @@ fn wrong(case: &Case, reached: Reached, looks: bool) -> Option<String> {
         recorded: usize::from(reached == Reached::Record),
         found: usize::from(reached == Reached::Effect),
         refused: 0,
+        // What may have changed is another test's.
+        touched: taken.touched.clone(),
+        rewritten: taken.rewritten.clone(),
     };
     let frames = bed.frames();
     let is_there = match frames.as_slice() {
@@ -335,8 +338,9 @@ fn wrong(case: &Case, reached: Reached, looks: bool) -> Option<String> {
         }
         _ => false,
     };
+    let is_another = looks && taken != wanted;
     let what = (case.what, reached, bed.kinds(), taken);
-    (!is_there || looks && taken != wanted).then(|| format!("{what:?}"))
+    (!is_there || is_another).then(|| format!("{what:?}"))
 }
 
 fn assert_right(reached: Reached) {
