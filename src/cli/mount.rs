@@ -4,14 +4,15 @@ use anyhow::Context;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::args::MountArgs;
 use super::log::start_log;
 use super::run::{Entrances, Outcome, explained};
 use crate::config::{
-    MountOptions, Role, Settings, StateOwner, Surroundings, check_mount, claim_state,
+    MountOptions, Role, Settings, StateOwner, Surroundings, check_mount, claim_state, is_held,
 };
-use crate::supervisor::{self, Charge, Line, Ready};
+use crate::supervisor::{self, Charge, Line, Ready, Supervision};
 
 /// Collects what was asked for: the environment's run directory, then `-o`, then flags; later wins.
 pub(super) fn settings(args: &MountArgs, run_dir: &Path) -> anyhow::Result<Settings> {
@@ -99,8 +100,7 @@ fn serve_or_start(
         start_log(args.ready_on_stdin.then(|| log_of(&options)));
         return (entrances.source)(options, ready.clone()).map(|()| 0);
     }
-    let around = Surroundings::look(&options.run_dir);
-    check_mount(&mut options, &around)?;
+    check(&mut options)?;
     (entrances.probe)(&options)?;
     let owner = StateOwner::new(Role::Source, options.set.as_str(), &options.dir);
     claim_state(&options.state_dir, &owner)?;
@@ -125,6 +125,35 @@ fn serve_or_start(
     let words = worker_words(READY_ON_STDIN, &options, &settings);
     supervisor::start_worker(&program, &words, &log_of(&options))?;
     Ok(0)
+}
+
+/// Looks whether the directory can be mounted. Processes of the set that were just killed hold its name
+/// and the mount until they are gone, which is waited for.
+fn check(options: &mut MountOptions) -> anyhow::Result<()> {
+    /// Whoever is killed does not look so at once.
+    const DOUBT: Duration = Duration::from_millis(300);
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let (run_dir, set) = (options.run_dir.clone(), options.set.clone());
+    let began = Instant::now();
+    loop {
+        let mut checked = options.clone();
+        let outcome = check_mount(&mut checked, &Surroundings::look(&run_dir));
+        let is_in_the_way = match &outcome {
+            Ok(()) => is_held(&run_dir, &set) == Some(true),
+            Err(refusal) => refusal.is_of_a_process(),
+        };
+        let patience = match Supervision::is_dead(&run_dir, &set) {
+            true => PATIENCE,
+            false => DOUBT,
+        };
+        if is_in_the_way && began.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        }
+        outcome?;
+        *options = checked;
+        return Ok(());
+    }
 }
 
 /// The log of what runs in the background.

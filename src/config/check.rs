@@ -138,6 +138,19 @@ pub enum MountRefusal {
     NoFuse,
 }
 
+impl MountRefusal {
+    /// Does it pass with a process that ends?
+    pub fn is_of_a_process(&self) -> bool {
+        matches!(
+            self,
+            MountRefusal::Protected(_)
+                | MountRefusal::InsideProtected { .. }
+                | MountRefusal::AroundProtected { .. }
+                | MountRefusal::NameInUse { .. }
+        )
+    }
+}
+
 /// Where no mount of ours may lie.
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/dev", "/proc", "/sys"];
 
@@ -179,15 +192,16 @@ fn is_dead(mount: &sys::MountLine, run_dir: &Path) -> bool {
     let Ok(set) = SetName::new(&mount.source) else {
         return false;
     };
-    let claim = std::fs::File::open(run_dir.join(format!("{set}.dir")));
-    let claimed = match claim {
-        Ok(file) => sys::is_file_locked(file.as_fd()).unwrap_or(true),
-        // Without its claim it is of another run directory, or of nobody known.
-        Err(_) => true,
-    };
-    !claimed
-        && !control::Server::is_running(run_dir, &Service::Set(set))
-        && sys::is_dead_mount(&mount.mountpoint)
+    // Without its claim it is of another run directory, or of nobody known.
+    let is_held = is_held(run_dir, &set).unwrap_or(true);
+    !is_held && sys::is_dead_mount(&mount.mountpoint)
+}
+
+/// Does a process hold the set's name or the claim of its directory? `None`: there is no claim.
+pub fn is_held(run_dir: &Path, set: &SetName) -> Option<bool> {
+    let claim = std::fs::File::open(run_dir.join(format!("{set}.dir"))).ok()?;
+    let is_claimed = sys::is_file_locked(claim.as_fd()).unwrap_or(true);
+    Some(is_claimed || control::Server::is_running(run_dir, &Service::Set(set.clone())))
 }
 
 /// May the directory be protected with these options? On success all paths in `options` are

@@ -23,7 +23,7 @@ mod quantity;
 mod state;
 mod target;
 
-pub use check::{FS_TYPE, MountRefusal, Surroundings, check_mount};
+pub use check::{FS_TYPE, MountRefusal, Surroundings, check_mount, is_held};
 pub use error::OptionError;
 pub use keys::{KeyUse, MOUNT_KEYS, Settings, is_ignored_key, split_options};
 pub use mount::{MountFlags, MountOptions, Order, default_run_dir, default_state_dir};

@@ -68,10 +68,14 @@ impl Supervision {
     pub fn read(run_dir: &Path, set: &SetName) -> Option<Supervision> {
         let text = std::fs::read(Supervision::path(run_dir, set)).ok()?;
         let found: Supervision = serde_json::from_slice(&text).ok()?;
-        // Its number may be another process's by now.
-        let command = std::fs::read(format!("/proc/{}/cmdline", found.pid)).ok()?;
-        let words: Vec<&[u8]> = command.split(|&byte| byte == 0).collect();
-        words.contains(&&b"mount"[..]).then_some(found)
+        is_alive(found.pid).then_some(found)
+    }
+
+    /// Have all processes of the set been killed? What they hold is free a moment later.
+    pub fn is_dead(run_dir: &Path, set: &SetName) -> bool {
+        let text = std::fs::read(Supervision::path(run_dir, set));
+        let found = text.map(|text| serde_json::from_slice::<Supervision>(&text));
+        matches!(found, Ok(Ok(found)) if !is_alive(found.pid) && !is_alive(found.worker_pid))
     }
 
     /// The supervisor of what is mounted there.
@@ -133,6 +137,14 @@ impl Supervision {
             tracing::warn!(%error, path = %path.display(), "cannot tell about the worker");
         }
     }
+}
+
+/// Its number may be another process's by now. One that ends has no command any more.
+fn is_alive(pid: u32) -> bool {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    command
+        .split(|&byte| byte == 0)
+        .any(|word| word == b"mount")
 }
 
 /// What a supervisor starts and where it tells about it.

@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -99,7 +100,23 @@ pub fn clone_tree_beneath(
 /// Is the FUSE connection of what is mounted at `mountpoint` gone? Only to be asked of a mount that no
 /// process serves or holds: else it waits for an answer.
 pub fn is_dead_mount(mountpoint: &Path) -> bool {
-    std::fs::symlink_metadata(mountpoint).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
+    let Ok(path) = CString::new(mountpoint.as_os_str().as_bytes()) else {
+        return false;
+    };
+    let mut st = MaybeUninit::<libc::statx>::zeroed();
+    // What the kernel remembers of a directory outlives who told it.
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_FORCE_SYNC;
+    // SAFETY: the path ends with NUL and the pointer is to writable memory of the right size.
+    let rc = unsafe {
+        libc::statx(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            libc::STATX_BASIC_STATS,
+            st.as_mut_ptr(),
+        )
+    };
+    rc < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOTCONN)
 }
 
 /// Whose access times reading leaves alone.

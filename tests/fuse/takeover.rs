@@ -400,16 +400,36 @@ fn programs_do_not_notice_that_workers_die() {
 
 /// Kills worker and supervisor; the mount is dead then.
 fn kill_both(fixture: &Fixture) {
+    kill_both_at_once(fixture);
+    until("the mount to be dead", || {
+        doppelfs::sys::is_dead_mount(&fixture.path(""))
+    });
+}
+
+fn kill_both_at_once(fixture: &Fixture) {
     let told = fixture.supervision().expect("a supervisor");
     for who in ["pid", "worker_pid"] {
         let pid = told.get(who).and_then(serde_json::Value::as_i64);
         let pid = i32::try_from(pid.expect("a process")).expect("a process");
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
     }
-    until("the mount to be dead", || {
-        let looked = std::fs::metadata(fixture.path(""));
-        looked.is_err_and(|e| e.raw_os_error() == Some(nix::libc::ENOTCONN))
-    });
+}
+
+#[test]
+fn a_mount_whose_processes_were_just_killed_is_mounted_again_at_once() {
+    let test = "a_mount_whose_processes_were_just_killed_is_mounted_again_at_once";
+    if !is_ready(test) {
+        return;
+    }
+    let fixture = Fixture::started("just-killed");
+    for round in 0..12 {
+        let dir = fixture.path(format!("load-{round}"));
+        std::fs::create_dir(&dir).expect("mkdir");
+        std::fs::write(dir.join("file"), vec![7; 1 << 20]).expect("write");
+        kill_both_at_once(&fixture);
+        fixture.mount();
+    }
+    fixture.finish();
 }
 
 #[test]
@@ -442,9 +462,8 @@ fn a_mount_whose_processes_all_died_is_replaced_by_mounting_again() {
         stop.store(true, Ordering::Relaxed);
         watch.join().expect("the watch");
         let gone = open
-            .metadata()
-            .map(|_| ())
-            .expect_err("stat of what the dead mount had open");
+            .set_len(1)
+            .expect_err("truncate what the dead mount had open");
         assert_eq!(gone.raw_os_error(), Some(nix::libc::ENOTCONN));
         drop(open);
         let mounts = doppelfs::sys::read_mounts().expect("read the mount table");
