@@ -17,7 +17,8 @@ use crate::wire::{DataState, MirrorProgress};
 
 use super::error::Error;
 use super::opening::{self, Opened};
-use super::stream::{Anew, Gate, Jump, Stream};
+use super::position::{Gate, ToldDone, data_state, opened_at};
+use super::stream::{Anew, Jump, Stream};
 use checkpoint::{Saver, Unsaved};
 
 /// The journal's cursor of the applier.
@@ -67,8 +68,7 @@ struct Replay {
     /// The last checkpoint known; the applier's own answer may wait for one under way.
     durable: Seq,
     saver: Saver,
-    /// The session and mirror that the source has been told is done.
-    told_done: Option<(u64, u64)>,
+    told_done: ToldDone,
 }
 
 /// Runs until the stream stops.
@@ -139,7 +139,7 @@ impl Replay {
             unsaved: Unsaved::default(),
             durable: Seq::ZERO,
             saver,
-            told_done: None,
+            told_done: ToldDone::default(),
         };
         replay.take_position(settled)?;
         Ok(replay)
@@ -155,10 +155,7 @@ impl Replay {
         };
         let received = journal.sync().map_err(journal_failed)?;
         let before_first = Seq(journal.first().0.saturating_sub(1));
-        let position = self.applier.position().filter(|position| {
-            let there = before_first <= position.seq && position.seq <= received;
-            settled && there
-        });
+        let position = opened_at(self.applier.position(), settled, before_first, received);
         if let Some(position) = position {
             let durable = self.applier.durable();
             journal.register(CURSOR, durable).map_err(journal_failed)?;
@@ -197,7 +194,7 @@ impl Replay {
     }
 
     fn data(&self) -> DataState {
-        opening::data_state(&self.applier)
+        data_state(self.applier.data_state())
     }
 
     fn mirror_progress(&self) -> Option<MirrorProgress> {
@@ -253,7 +250,7 @@ impl Replay {
             Ask::Saved(outcome) => self.saved(outcome),
             Ask::OpenGate => {
                 self.applier.reset_wants();
-                self.told_done = None;
+                self.told_done = ToldDone::default();
                 self.publish(None, None);
             }
             Ask::Apply(received, upto) => {
@@ -267,10 +264,7 @@ impl Replay {
     }
 
     fn gate_opens(&self, gate: Gate) -> bool {
-        match gate {
-            Gate::After(seq) => self.reader.is_some() && self.applier.applied() >= seq,
-            Gate::Closed | Gate::Open => false,
-        }
+        gate.opens(self.reader.as_ref().map(|_| self.applier.applied()))
     }
 
     fn has_work(&self, received: Seq) -> bool {
@@ -377,16 +371,10 @@ impl Replay {
     }
 
     fn newly_done(&mut self, session: u64) -> Option<u64> {
-        if !self.applier.mirror_done() {
-            self.told_done = None;
-            return None;
-        }
-        let mirror = self.applier.mirror()?.id;
-        if self.told_done == Some((session, mirror)) {
-            return None;
-        }
-        self.told_done = Some((session, mirror));
-        Some(mirror)
+        let is_done = self.applier.mirror_done();
+        let finished = self.applier.mirror().filter(|_| is_done);
+        let finished = finished.map(|mirror| mirror.id);
+        self.told_done.newly(session, finished)
     }
 
     /// Sets the position anew. A failure leaves the stream without a position, so that the source
@@ -437,7 +425,7 @@ impl Replay {
         self.unsaved = Unsaved::default();
         self.apply_retry.succeeded();
         self.save_retry.succeeded();
-        self.told_done = None;
+        self.told_done = ToldDone::default();
         self.durable = position.seq;
         // In one step: whoever finds the new way of making links finds that a full mirror is due.
         self.stream.update_record(|record| {
