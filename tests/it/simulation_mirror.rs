@@ -98,6 +98,7 @@ impl Host {
                     run.imaging = None;
                 }
                 Event::Done(mirror) => done.push(mirror),
+                Event::Doubt => run.partial_wanted = true,
             }
         }
         let begins = std::mem::take(&mut run.partial_wanted);
