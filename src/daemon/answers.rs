@@ -12,8 +12,8 @@ use crate::sys;
 use crate::types::Seq;
 use crate::wire::TargetState;
 
+use super::believe::time_of;
 use super::source::Source;
-use super::start::time_of;
 
 /// Answers for one set.
 pub(super) struct Answers {

@@ -11,6 +11,7 @@
 //! (so that who waits for the end of the worker waits for all of it).
 
 mod answers;
+mod believe;
 mod bypass;
 mod claim;
 mod detach;
@@ -25,5 +26,6 @@ mod start;
 mod target;
 mod ways;
 
+pub use believe::{Belief, Doubt, believe, unfinished};
 pub use entry::{probe_source, run_source};
 pub use target::run_target;

@@ -15,9 +15,10 @@ use crate::passthrough::Tree;
 use crate::stats::SetCounters;
 use crate::types::Time;
 
+use super::believe::Doubt;
 use super::events::Watcher;
 use super::settler::{self, Below};
-use super::start::{self, Begun, Doubt, number_connections};
+use super::start::{self, Begun, number_connections};
 
 /// What stands before the mount is served: all that may fail with the state's disk.
 pub(super) struct Prepared {

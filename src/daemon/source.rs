@@ -29,6 +29,7 @@ use crate::types::{Time, limits};
 use crate::wire::Place;
 
 use super::answers::Answers;
+use super::believe::time_of;
 use super::claim::Claim;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
@@ -144,8 +145,8 @@ pub(super) fn serve(
     let interval = match live.open_check() {
         // The last worker did not come to the end of it.
         Some(open) => Some(Uncovered {
-            after: start::time_of(open.after_ns),
-            until: start::time_of(open.until_ns),
+            after: time_of(open.after_ns),
+            until: time_of(open.until_ns),
         }),
         None => after.map(|after| Uncovered {
             after,

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::activity::{Covered, Mounts, Now, Survived, Verdict, assess, read_log};
+use crate::activity::{Covered, Mounts, Now, Survived, read_log};
 use crate::config::MountOptions;
 use crate::journal::{self, Journal};
 use crate::supervisor::Supervision;
 use crate::sys;
-use crate::types::{FileId, Fork, History, Seq, Time};
+use crate::types::{FileId, History, Seq, Time};
 
+use super::believe::{Doubt, believe, unfinished};
 use super::settler::log_dir;
 
 /// The fact that holds [`Covered`].
@@ -30,37 +31,6 @@ pub(super) struct Begun {
     pub(super) doubt: Doubt,
     /// A number for a new mount.
     pub(super) incarnation: u64,
-}
-
-/// What is in doubt at the start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Doubt {
-    /// Nothing: the targets are new to this history anyway.
-    Nothing,
-    /// What has a later `ctime` than this.
-    After(Time),
-    /// Everything.
-    Everything,
-    /// After a loss of power: what the activity log names, what was made in it, and what was changed
-    /// while nobody watched.
-    Marked {
-        /// What it names.
-        ids: Vec<FileId>,
-        /// Whatever else is in doubt has a later `ctime`.
-        after: Time,
-    },
-}
-
-/// How many histories are remembered that ended in a loss of power. A target that stands in an older
-/// one is mirrored in full.
-const FORKS_MAX: usize = 16;
-
-pub(super) fn time_of(ns: u64) -> Time {
-    let secs = i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX);
-    Time {
-        secs,
-        nanos: u32::try_from(ns % 1_000_000_000).unwrap_or(0),
-    }
 }
 
 /// The other way; 0 before 1970.
@@ -134,63 +104,25 @@ pub(super) fn begin(options: &MountOptions, root: FileId, how: Start) -> anyhow:
         end: journal.end(),
         records_lost: recovery.records_lost,
     };
-    let mut verdict = assess(last.as_ref(), &now);
     let survived = match &last {
         Some(last) => read_log(&log_dir(&options.state_dir), last.instance),
         None => Survived::Nothing,
     };
-    if last.is_some() && survived == Survived::Nothing {
-        // Restored from a backup perhaps: it must not be taken for the state of the last run.
-        tracing::warn!("the state is not as the last run left it");
-        verdict = Verdict::NewHistory;
-    }
-    if last.is_some() && was_stood_in {
-        tracing::warn!("the state misses what was changed while it could not be used");
-        verdict = Verdict::NewHistory;
-    }
+    let belief = believe(last.as_ref(), &now, &survived, was_stood_in);
+    let verdict = belief.verdict;
     tracing::info!(?verdict, ?recovery, "looked at how the last run ended");
     let fresh = || -> anyhow::Result<u128> { sys::random_u128().context("no random numbers") };
-    let keeps = matches!(verdict, Verdict::DoubtAfter(_) | Verdict::DoubtAll);
-    let cut = last.as_ref().filter(|_| verdict == Verdict::PowerCut);
-    let marked = cut.and_then(|last| marked(&survived, last));
-    let bypassed_before = last.as_ref().is_some_and(|last| last.bypassed);
-    let is_unclean = last.as_ref().is_some_and(|last| last.clean.is_none());
-    let mut forks = match &last {
-        Some(last) if keeps || marked.is_some() => last.forks.clone(),
-        _ => Vec::new(),
-    };
-    if let (Some(last), true) = (&last, marked.is_some()) {
-        forks.push(Fork {
-            history: last.history,
-            end: journal.end(),
-        });
-        let excess = forks.len().saturating_sub(FORKS_MAX);
-        forks.drain(..excess);
-    }
     let instance = last.as_ref().map_or_else(fresh, |last| Ok(last.instance))?;
-    let history = match last.as_ref().filter(|_| keeps) {
-        Some(last) => last.history,
+    let history = match belief.history {
+        Some(history) => history,
         None => History(fresh()?),
     };
-    if !keeps && marked.is_none() && journal.end() > Seq::ZERO {
+    if belief.is_queue_void && journal.end() > Seq::ZERO {
         // Their numbers must not be met again under another history's name, nor their records.
         journal
             .reset(journal.end())
             .context("cannot empty the queue of a void history")?;
     }
-    let doubt = match verdict {
-        Verdict::PowerCut if marked.is_some() => marked.unwrap_or(Doubt::Nothing),
-        Verdict::Unknown | Verdict::NewHistory | Verdict::PowerCut => Doubt::Nothing,
-        Verdict::DoubtAfter(ns) => Doubt::After(time_of(match &survived {
-            // Its epoch began before anything that was under way, and before what was still looked for.
-            Survived::Marks(marks) if is_unclean && bypassed_before => {
-                ns.min(marks.since_ns.saturating_sub(1))
-            }
-            Survived::Marks(marks) if is_unclean => marks.since_ns.saturating_sub(1),
-            _ => ns,
-        })),
-        Verdict::DoubtAll => Doubt::Everything,
-    };
     let covered = Covered {
         instance,
         history,
@@ -201,33 +133,13 @@ pub(super) fn begin(options: &MountOptions, root: FileId, how: Start) -> anyhow:
         began_ns: sys::realtime_ns(),
         bypassed,
         clean: None,
-        forks,
+        forks: belief.forks,
     };
     Ok(Begun {
         journal,
         covered,
-        doubt,
+        doubt: belief.doubt,
         incarnation: fresh()? as u64 | 1,
-    })
-}
-
-/// What is in doubt after a run that ended in a loss of power; `None`: everything.
-fn marked(survived: &Survived, last: &Covered) -> Option<Doubt> {
-    let marks = match survived {
-        Survived::Marks(marks) if !marks.everything => marks,
-        Survived::Marks(_) | Survived::Nothing => return None,
-    };
-    // What was made in a marked directory, and what was changed after the end; a known way beside the
-    // mount was there all the time.
-    let after = match last.bypassed {
-        true => marks.since_ns.min(last.began_ns),
-        false => marks.since_ns,
-    };
-    let after = after.saturating_sub(1);
-    tracing::info!(marks = marks.ids.len(), "the activity log was kept");
-    Some(Doubt::Marked {
-        ids: marks.ids.clone(),
-        after: time_of(after),
     })
 }
 
@@ -326,11 +238,7 @@ pub(super) fn ask_for_another(options: &MountOptions) -> impl FnOnce() + Send + 
 /// Records that a history begins whose first record does not stand yet: whatever happens before
 /// [`store`], the next start does after a loss of power what this one does.
 pub(super) fn store_unfinished(journal: &Journal, covered: &Covered) -> Result<(), journal::Error> {
-    let unfinished = Covered {
-        boot: "none".into(),
-        ..covered.clone()
-    };
-    store(journal, &unfinished)
+    store(journal, &unfinished(covered))
 }
 
 /// Records that the run has begun, or how it ended.

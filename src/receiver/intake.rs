@@ -9,10 +9,11 @@ use tracing::info;
 use crate::codec::Frame;
 use crate::journal;
 use crate::sys;
-use crate::types::{Kind, Op, Position, Remap, Scope};
+use crate::types::{Position, Remap};
 use crate::wire::{RefuseCode, Start, Unpacker};
 
 use super::error::Error;
+use super::position::Way;
 use super::stream::{Anew, Jump, Stream};
 
 /// Bytes stored before they are made durable together, at most, where several batches wait.
@@ -39,7 +40,8 @@ pub(super) enum Ending {
 /// One session's way into the stream's journal.
 pub(super) struct Intake {
     pub(super) stream: Arc<Stream>,
-    pub(super) start: Start,
+    start: Start,
+    way: Way,
     /// How absolute links into the set are made after a jump.
     remap: Option<Remap>,
     /// Whether the session is to end, and how.
@@ -52,14 +54,15 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn new(
         stream: Arc<Stream>,
-        start: Start,
+        (start, way): (Start, Way),
         remap: Option<Remap>,
         ending: watch::Receiver<Ending>,
     ) -> Intake {
-        let jump_due = start.jump || start.fork.is_some();
+        let jump_due = way.is_anew();
         Intake {
             stream,
             start,
+            way,
             remap,
             ending,
             jump_due,
@@ -169,16 +172,7 @@ impl Intake {
     /// Sets the position anew before the first frame, which must begin a full mirror, or go on from the
     /// history that the replica stands in.
     fn jump(&mut self, frame: &Frame) -> Result<(), Error> {
-        let is_fork = self.start.fork.is_some();
-        let begins = frame.header().kind == Kind::MirrorBegin
-            && matches!(
-                frame.body().map(|body| body.op),
-                Ok(Op::MirrorBegin {
-                    scope: Scope::Full,
-                    ..
-                })
-            );
-        if frame.header().prev_seq != self.start.after || !begins && !is_fork {
+        if !self.way.is_set_by(&self.start, frame) {
             return Err(Error::refuse(
                 RefuseCode::Position,
                 "a jump must begin with a full mirror",
@@ -191,7 +185,7 @@ impl Intake {
         info!(stream = self.stream.number, ?position, "position set anew");
         let anew = Anew {
             position,
-            is_fork,
+            is_fork: self.way == Way::Forks,
             remap: self.remap.clone(),
         };
         self.stream.post(|board| board.jump = Jump::Asked(anew));

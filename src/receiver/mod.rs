@@ -20,6 +20,9 @@
 //! - Mirror paths are made and opened beneath the target's root, component by component, never
 //!   through a symbolic link.
 //!
+//! What is decided about positions stands alone, in `position.rs`: the simulation of the tests takes the
+//! same decisions.
+//!
 //! # Files
 //! ```text
 //! <state>/lock, id                   one process at a time; names the tables on the tmpfs
@@ -38,6 +41,7 @@ mod error;
 mod intake;
 mod opening;
 mod options;
+mod position;
 mod registry;
 mod replay;
 mod session;
@@ -49,5 +53,6 @@ mod welcome;
 
 pub use error::Error;
 pub use options::{LISTEN_DEFAULT, ServeOptions};
+pub use position::{Gate, Standing, ToldDone, Way, data_state, opened_at};
 pub use snapshot::{StreamSnapshot, TargetSnapshot};
 pub use target::Target;

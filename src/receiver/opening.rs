@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use crate::applier;
 use crate::applier::{Applier, Backlog, FsReplica, Replica as _};
 use crate::types::History;
-use crate::wire::DataState;
 
 use super::error::Error;
 use super::site::{self, Ask, Missing};
@@ -58,14 +56,4 @@ pub(super) fn open(stream: &Arc<Stream>) -> Result<Opened, Error> {
         applier,
         settled: record.settled,
     })
-}
-
-/// What the replica is.
-pub(super) fn data_state(applier: &StreamApplier) -> DataState {
-    match applier.data_state() {
-        applier::DataState::Ok => DataState::Ok,
-        applier::DataState::Mirroring => DataState::Mirroring,
-        applier::DataState::MirrorRequired => DataState::MirrorRequired,
-        applier::DataState::Recovering => DataState::Recovering,
-    }
 }

@@ -18,7 +18,8 @@ use crate::wire::{DataState, MirrorProgress};
 
 use super::error::Error;
 use super::opening::{self, Opened};
-use super::stream::{Anew, Gate, Jump, Stream};
+use super::position::{Gate, ToldDone, data_state, opened_at};
+use super::stream::{Anew, Jump, Stream};
 use checkpoint::{Saver, Unsaved};
 use staging::Staging;
 
@@ -69,8 +70,7 @@ struct Replay {
     /// The last checkpoint known; the applier's own answer may wait for one under way.
     durable: Seq,
     saver: Saver,
-    /// The session and mirror that the source has been told is done.
-    told_done: Option<(u64, u64)>,
+    told_done: ToldDone,
     /// What is held until a mirror is here in whole; `held` is its first record.
     staging: Option<Staging>,
     /// The gap up to here is applied as it comes.
@@ -145,7 +145,7 @@ impl Replay {
             unsaved: Unsaved::default(),
             durable: Seq::ZERO,
             saver,
-            told_done: None,
+            told_done: ToldDone::default(),
             staging: None,
             unstaged: Seq::ZERO,
         };
@@ -163,10 +163,7 @@ impl Replay {
         };
         let received = journal.sync().map_err(journal_failed)?;
         let before_first = Seq(journal.first().0.saturating_sub(1));
-        let position = self.applier.position().filter(|position| {
-            let there = before_first <= position.seq && position.seq <= received;
-            settled && there
-        });
+        let position = opened_at(self.applier.position(), settled, before_first, received);
         if let Some(position) = position {
             let durable = self.applier.durable();
             journal.register(CURSOR, durable).map_err(journal_failed)?;
@@ -209,7 +206,7 @@ impl Replay {
             // Whatever comes is held.
             return DataState::Ok;
         }
-        opening::data_state(&self.applier)
+        data_state(self.applier.data_state())
     }
 
     fn mirror_progress(&self) -> Option<MirrorProgress> {
@@ -274,7 +271,7 @@ impl Replay {
                     Some(staging) => self.applier.reset_staged_wants(&mut staging.stage),
                     None => self.applier.reset_wants(),
                 }
-                self.told_done = None;
+                self.told_done = ToldDone::default();
                 self.publish(None, None);
             }
             Ask::Apply(received, upto) => {
@@ -296,10 +293,7 @@ impl Replay {
     }
 
     fn gate_opens(&self, gate: Gate) -> bool {
-        match gate {
-            Gate::After(seq) => self.reader.is_some() && self.looked_at() >= seq,
-            Gate::Closed | Gate::Open => false,
-        }
+        gate.opens(self.reader.as_ref().map(|_| self.looked_at()))
     }
 
     fn has_work(&self, received: Seq) -> bool {
@@ -433,23 +427,15 @@ impl Replay {
     }
 
     fn newly_done(&mut self, session: u64) -> Option<u64> {
-        let (is_done, mirror) = match &self.staging {
-            Some(staging) => (staging.stage.is_done(), staging.stage.mirror()),
+        let finished = match &self.staging {
+            Some(staging) => staging.stage.mirror().filter(|_| staging.stage.is_done()),
             None => {
-                let mirror = self.applier.mirror().map(|mirror| mirror.id);
-                (self.applier.mirror_done(), mirror)
+                let is_done = self.applier.mirror_done();
+                let finished = self.applier.mirror().filter(|_| is_done);
+                finished.map(|mirror| mirror.id)
             }
         };
-        if !is_done {
-            self.told_done = None;
-            return None;
-        }
-        let mirror = mirror?;
-        if self.told_done == Some((session, mirror)) {
-            return None;
-        }
-        self.told_done = Some((session, mirror));
-        Some(mirror)
+        self.told_done.newly(session, finished)
     }
 
     /// Sets the position anew. A failure leaves the stream without a position, so that the source
@@ -504,7 +490,7 @@ impl Replay {
         self.unsaved = Unsaved::default();
         self.apply_retry.succeeded();
         self.save_retry.succeeded();
-        self.told_done = None;
+        self.told_done = ToldDone::default();
         self.durable = position.seq;
         // In one step: whoever finds the new way of making links finds that a full mirror is due.
         self.stream.update_record(|record| {

@@ -20,6 +20,7 @@ use crate::wire::{
 
 use super::error::Error;
 use super::intake::{Ending, Intake};
+use super::position::Way;
 use super::stream::Stream;
 use super::target::Shared;
 use super::welcome;
@@ -188,14 +189,13 @@ async fn admitted(
         reader,
         writer,
         ending,
-        remap: None,
     };
     let agreed = tokio::select! {
         agreed = agree(&mut parts, hello) => agreed,
         e = until_ended(&mut ended) => Err(e),
     };
     match agreed {
-        Ok((start, session)) => run(parts, ended, start, session, peer).await,
+        Ok(agreed) => run(parts, ended, agreed, peer).await,
         Err(e) => {
             farewell(&mut parts.writer, e.refusal()).await;
             linger(parts.reader).await;
@@ -219,12 +219,19 @@ struct Parts {
     reader: Reader,
     writer: OwnedWriteHalf,
     ending: watch::Sender<Ending>,
-    /// What was agreed on.
+}
+
+/// What both sides agreed on.
+struct Agreed {
+    start: Start,
+    way: Way,
     remap: Option<Remap>,
+    /// The session's number.
+    session: u64,
 }
 
 /// `Welcome` and `Start`.
-async fn agree(parts: &mut Parts, hello: &Hello) -> Result<(Start, u64), Error> {
+async fn agree(parts: &mut Parts, hello: &Hello) -> Result<Agreed, Error> {
     let (stream, asked) = (Arc::clone(&parts.stream), hello.clone());
     let position = blocking(move || welcome::position(&stream, &asked)).await?;
     let message = Message::Welcome(position.clone());
@@ -236,17 +243,20 @@ async fn agree(parts: &mut Parts, hello: &Hello) -> Result<(Start, u64), Error> 
         Message::Start(start) => start,
         other => return Err(unexpected(&other, "where a start belongs")),
     };
-    let session = welcome::begin(&parts.stream, hello, &position, &start)?;
-    parts.remap = position.remap;
-    Ok((start, session))
+    let (way, session) = welcome::begin(&parts.stream, hello, &position, &start)?;
+    Ok(Agreed {
+        start,
+        way,
+        remap: position.remap,
+        session,
+    })
 }
 
 /// Reads and writes until one side ends it; the receiver thread is joined before this returns.
 async fn run(
     parts: Parts,
     mut ended: watch::Receiver<Ending>,
-    start: Start,
-    session: u64,
+    agreed: Agreed,
     peer: SocketAddr,
 ) -> Result<(), Error> {
     let Parts {
@@ -254,8 +264,13 @@ async fn run(
         mut reader,
         writer,
         ending,
-        remap,
     } = parts;
+    let Agreed {
+        start,
+        way,
+        remap,
+        session,
+    } = agreed;
     let number = stream.number;
     info!(stream = number, %peer, after = %start.after, jump = start.jump, "session begins");
     reader.set_patience(SILENCE_MAX);
@@ -263,7 +278,7 @@ async fn run(
     let (closing, close) = watch::channel(None);
     let writing = tokio::spawn(write_task(Arc::clone(&stream), writer, close));
     let (report, mut reported) = oneshot::channel();
-    let intake = Intake::new(Arc::clone(&stream), start, remap, ending.subscribe());
+    let intake = Intake::new(Arc::clone(&stream), (start, way), remap, ending.subscribe());
     let name = format!("dfs-recv-{number}");
     let thread = sync::spawn(&name, move || {
         // Nobody listens any more only when the runtime is gone.

@@ -13,6 +13,7 @@ use crate::types::{FileId, History, Position, Remap, Seq};
 use crate::wire::{Ack, DataState, MirrorProgress, TargetState};
 
 use super::error::{Error, state as failed};
+use super::position::{Gate, Standing};
 use super::registry::{self, StreamRecord};
 use super::session::Current;
 
@@ -43,18 +44,6 @@ pub(super) struct Stream {
     pub(super) news: Notify,
     /// The session under way; held while one takes over from another.
     pub(super) current: tokio::sync::Mutex<Option<Current>>,
-}
-
-/// When wants may be handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Gate {
-    /// No session.
-    #[default]
-    Closed,
-    /// Once this is applied: answers to earlier wants may still be in the stream before it.
-    After(Seq),
-    /// Now.
-    Open,
 }
 
 /// What a full mirror, or a history that goes on from another, begins with.
@@ -123,6 +112,18 @@ pub(super) struct Board {
 }
 
 impl Board {
+    /// Where the stream stands.
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            history: self.history,
+            received: self.received,
+            applied: self.applied,
+            data: self.data,
+            is_before_mirror: self.is_before_mirror,
+            stage_rests: self.stage_rests,
+        }
+    }
+
     /// What the applier does.
     pub(super) fn target_state(&self) -> TargetState {
         if self.apply_error.is_some() || self.intake_error.is_some() {

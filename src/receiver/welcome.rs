@@ -9,14 +9,15 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::sys;
-use crate::types::Remap;
-use crate::wire::{DataState, Hello, PROTOCOL, RefuseCode, Start, Welcome};
+use crate::types::{History, Remap};
+use crate::wire::{Hello, PROTOCOL, RefuseCode, Start, Welcome};
 
 use super::error::{Error, state as failed};
+use super::position::{Gate, Way};
 use super::registry::{self, StreamRecord};
 use super::replay;
 use super::site::{self, Ask, Missing};
-use super::stream::{Board, Gate, Places, Stream, open_journal};
+use super::stream::{Places, Stream, open_journal};
 use super::target::Shared;
 
 /// How long the applier may take for what has come, before the source is told to come again.
@@ -100,14 +101,13 @@ fn await_open(stream: &Stream, patience: Duration) -> Result<(), Error> {
     Err(Error::refuse(RefuseCode::NotReady, text))
 }
 
-/// Waits until everything received is applied, where `is_needed`: the source is in another history,
-/// which may go on from where the replica then stands. Blocks.
-fn await_rest(stream: &Stream, is_needed: impl Fn(&Board) -> bool) -> Result<(), Error> {
+/// Waits until everything received is applied, where the source is in another history, which may go on
+/// from where the replica then stands. Blocks.
+fn await_rest(stream: &Stream, forks: &[History]) -> Result<(), Error> {
     let patience = u64::try_from(REST_PATIENCE.as_nanos()).unwrap_or(0);
     let until = sys::monotonic_ns() + patience;
     let mut board = stream.board();
-    // What is held is given up: the source sends what it still has of it, and says anew what is in doubt.
-    while is_needed(&board) && board.applied < board.received && !board.stage_rests {
+    while board.standing().is_awaited(forks) {
         if board.ended || sys::monotonic_ns() >= until {
             let text = board.apply_error.clone().unwrap_or_else(|| {
                 "the target still applies what came before the source's loss of power".into()
@@ -142,12 +142,7 @@ fn remap_asked(hello: &Hello, replica: &Path) -> Result<Option<Remap>, Error> {
 pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error> {
     await_open(stream, replay::OPEN_PATIENCE)?;
     stream.settle_received()?;
-    let is_other = |board: &Board| {
-        board
-            .history
-            .is_some_and(|ours| hello.forks.contains(&ours))
-    };
-    await_rest(stream, is_other)?;
+    await_rest(stream, &hello.forks)?;
     let record = stream.record();
     let replica = stream.places.root.join(&record.path);
     let remap = remap_asked(hello, &replica)?;
@@ -156,16 +151,10 @@ pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error>
         info!(stream = stream.number, ?remap, before = ?record.remap, "links are to be made otherwise");
     }
     let board = stream.board();
-    // No other history leads on from a replica whose mirror has not begun.
-    let is_whole = !board.is_before_mirror && board.data != DataState::Recovering;
-    let is_a_position = is_as_before && (is_whole || !is_other(&board));
     Ok(Welcome {
         protocol: PROTOCOL,
-        history: board.history.filter(|_| is_a_position),
-        received: match is_other(&board) && board.stage_rests {
-            true => board.applied,
-            false => board.received,
-        },
+        history: board.standing().history_told(&hello.forks, is_as_before),
+        received: board.standing().received_told(&hello.forks),
         applied: board.applied,
         durable: board.durable,
         mirror: board.mirror.map(|mirror| mirror.mirror),
@@ -175,13 +164,13 @@ pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error>
     })
 }
 
-/// Checks where the source begins and opens the session on the board; the session's number.
+/// Checks where the source begins and opens the session on the board: how it begins, and its number.
 pub(super) fn begin(
     stream: &Stream,
     hello: &Hello,
     welcome: &Welcome,
     start: &Start,
-) -> Result<u64, Error> {
+) -> Result<(Way, u64), Error> {
     if start.history != hello.history {
         return Err(Error::refuse(
             RefuseCode::Position,
@@ -191,13 +180,7 @@ pub(super) fn begin(
             ),
         ));
     }
-    let continues = welcome.history == Some(start.history) && start.after == welcome.received;
-    // A position said with another history than the source's is one where the replica stands still.
-    let forks = start.fork.is_some()
-        && start.fork == welcome.history
-        && start.fork != Some(start.history)
-        && start.after <= welcome.received;
-    if !start.jump && !continues && !forks {
+    let Some(way) = Way::of(welcome, start) else {
         return Err(Error::refuse(
             RefuseCode::Position,
             format!(
@@ -208,22 +191,19 @@ pub(super) fn begin(
                 welcome.history.map_or("none".into(), |h| h.to_string())
             ),
         ));
-    }
-    let gate = match start.jump || forks {
-        // Nothing is wanted before the mirror's beginning is applied.
-        true => Gate::After(hello.end.max(start.after.next())),
-        false => Gate::After(hello.end),
     };
-    Ok(stream.post(|board| {
+    let gate = way.gate(start, hello.end);
+    let session = stream.post(|board| {
         board.session += 1;
         board.gate = gate;
         board.staged_bytes_max = Some(hello.staged_bytes_max);
-        board.speaks = !start.jump && !forks;
+        board.speaks = !way.is_anew();
         board.wants.clear();
         board.done = None;
         board.intake_error = None;
         board.session
-    }))
+    });
+    Ok((way, session))
 }
 
 /// Closes the session on the board.

@@ -13,6 +13,7 @@ use crate::wire::{
     Hello, Message, MessageReader, PROTOCOL, Phase, Welcome, write_message, write_preface,
 };
 
+use super::beginning::is_possible;
 use super::error::Error;
 use super::events::SenderOptions;
 
@@ -83,8 +84,7 @@ fn check(options: &SenderOptions, welcome: &Welcome) -> Result<(), Error> {
         let source = crate::wire::Error::Version { theirs };
         return Err(Error::Wire { endpoint, source });
     }
-    let ordered = welcome.durable <= welcome.applied && welcome.applied <= welcome.received;
-    if !ordered {
+    if !is_possible(welcome) {
         return Err(Error::Protocol {
             endpoint,
             what: format!("its position is impossible: {welcome:?}"),
@@ -101,7 +101,6 @@ fn check(options: &SenderOptions, welcome: &Welcome) -> Result<(), Error> {
 }
 
 fn hello_of(options: &SenderOptions, jumps: bool) -> Hello {
-    let forks = options.forks.iter().map(|fork| fork.history);
     let journal: &Journal = &options.journal;
     Hello {
         protocol: PROTOCOL,
@@ -110,7 +109,7 @@ fn hello_of(options: &SenderOptions, jumps: bool) -> Hello {
         instance: options.instance,
         path: options.target.path.clone(),
         history: options.history,
-        forks: forks.filter(|_| !jumps).collect(),
+        forks: options.line().forks_told(jumps),
         first: journal.first(),
         end: journal.end(),
         root: options.root,

@@ -6,6 +6,8 @@ use crate::journal::Journal;
 use crate::types::{FileId, Fork, History, Seq, SetName};
 use crate::wire::{Place, TargetAddr};
 
+use super::beginning::Line;
+
 /// What a sender tells the set that it belongs to. Implemented by the daemon.
 ///
 /// All but [`SenderEvents::begin_full_mirror`] are called from a task of the runtime and must not
@@ -65,6 +67,16 @@ pub struct SenderOptions {
 }
 
 impl SenderOptions {
+    /// What there is to go on from, now.
+    pub(super) fn line(&self) -> Line<'_> {
+        Line {
+            history: self.history,
+            forks: &self.forks,
+            before_first: Seq(self.journal.first().0.saturating_sub(1)),
+            end: self.journal.end(),
+        }
+    }
+
     /// The name of the journal's cursor.
     pub(super) fn cursor(&self) -> String {
         format!("conn-{}", self.id)

@@ -9,9 +9,10 @@ use tracing::{info, warn};
 use crate::journal;
 use crate::journal::Reader;
 use crate::sys;
-use crate::types::{Fork, Kind, Seq, limits};
+use crate::types::{Kind, Seq, limits};
 use crate::wire::{Message, Packer, Start, Welcome, write_message};
 
+use super::beginning::Beginning;
 use super::connect::{Greeted, greet};
 use super::error::Error;
 use super::progress::Note;
@@ -202,29 +203,17 @@ fn one_session(
 fn choose_start(shared: &Shared, welcome: &Welcome, required: bool) -> Result<Start, Error> {
     let options = &shared.options;
     let (journal, cursor) = (&options.journal, options.cursor());
-    let before_first = Seq(journal.first().0.saturating_sub(1));
     let received = welcome.received;
-    let is_ours = welcome.history == Some(options.history);
-    let after = match welcome.history {
-        Some(_) if is_ours => Some(received),
-        Some(theirs) => Fork::common(&options.forks, theirs, received),
-        None => None,
-    };
-    let after = after.filter(|after| before_first <= *after && *after <= journal.end());
-    if let (Some(after), false) = (after, required) {
-        let durable = welcome.durable.min(after).max(before_first);
-        journal.register(&cursor, durable).map_err(journal_failed)?;
-        let fork = welcome.history.filter(|_| !is_ours);
-        if let Some(theirs) = fork {
-            info!(set = %options.set, id = options.id, %theirs, %received, %after, "goes on from a history that ended");
+    let why = match options.line().beginning(welcome, required) {
+        Beginning::GoesOn { start, durable } => {
+            journal.register(&cursor, durable).map_err(journal_failed)?;
+            if let Some(theirs) = start.fork {
+                info!(set = %options.set, id = options.id, %theirs, %received, after = %start.after, "goes on from a history that ended");
+            }
+            return Ok(start);
         }
-        return Ok(Start {
-            history: options.history,
-            after,
-            jump: false,
-            fork,
-        });
-    }
+        Beginning::Mirror(why) => why,
+    };
     // Held back before it is written, so that nobody trims it in between.
     journal
         .register(&cursor, journal.end())
@@ -233,15 +222,12 @@ fn choose_start(shared: &Shared, welcome: &Welcome, required: bool) -> Result<St
         .events
         .begin_full_mirror(options.id)
         .map_err(|source| Error::Mirror { source })?;
-    let after = Seq(begin.0.saturating_sub(1));
-    journal.register(&cursor, after).map_err(journal_failed)?;
-    info!(set = %options.set, id = options.id, theirs = ?welcome.history, %received, %begin, "full mirror");
-    Ok(Start {
-        history: options.history,
-        after,
-        jump: true,
-        fork: None,
-    })
+    let start = options.line().jump_to(begin);
+    journal
+        .register(&cursor, start.after)
+        .map_err(journal_failed)?;
+    info!(set = %options.set, id = options.id, theirs = ?welcome.history, %received, ?why, %begin, "full mirror");
+    Ok(start)
 }
 
 fn remember_met(shared: &Shared) {

@@ -10,7 +10,8 @@
 //! The target says its position. Is it in our history, and does the journal still have what
 //! follows, then the session continues there. In any other case (new target, its backlog given up,
 //! history not ours, target ahead of us, a damaged segment in between) the source has the beginning
-//! of a full mirror appended to the journal and the session *jumps* to it.
+//! of a full mirror appended to the journal and the session *jumps* to it. The decision stands alone, in
+//! `beginning.rs`: the simulation of the tests takes the same one.
 //!
 //! # Invariants
 //! - `durable <= applied <= received <= sent <= end`, checked on each answer.
@@ -23,6 +24,7 @@
 //! Nothing here makes an operation on the mount fail or wait. A target that cannot be reached, that
 //! refuses, or that falls silent is an [`Error`] in [`SenderState::error`], and tried again.
 
+mod beginning;
 mod connect;
 mod error;
 mod events;
@@ -33,6 +35,7 @@ mod session;
 mod shared;
 mod state;
 
+pub use beginning::{Beginning, Line, Why, is_mirror_due, is_possible, marks_after, marks_at};
 pub use error::Error;
 pub use events::{SenderEvents, SenderOptions};
 pub use handle::Sender;

@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 
 use crate::types::Seq;
 use crate::wire::{
-    CheckpointRequest, DataState, Message, MessageReader, Packed, Phase, write_bytes, write_message,
+    CheckpointRequest, Message, MessageReader, Packed, Phase, write_bytes, write_message,
 };
 
+use super::beginning::is_mirror_due;
 use super::error::Error;
 use super::shared::Shared;
 
@@ -115,9 +116,7 @@ fn take(shared: &Shared, message: Message) -> Result<(), Error> {
     let endpoint = || options.target.endpoint();
     match message {
         Message::Ack(ack) => {
-            let end = options.journal.end();
-            let is_lost = ack.is_staged && ack.mirror.is_none() && ack.received >= end;
-            let is_due = is_lost || ack.data == DataState::MirrorRequired && ack.applied >= end;
+            let is_due = is_mirror_due(&ack, options.journal.end());
             let durable = shared.acknowledge(ack)?;
             if is_due {
                 options.events.mirror_due(options.id);

@@ -11,6 +11,7 @@ use crate::sys;
 use crate::types::{Marks, Seq, Time};
 use crate::wire::{Ack, DataState, MirrorProgress, Start, TargetState, Welcome};
 
+use super::beginning::{marks_after, marks_at};
 use super::error::Error;
 use super::events::SenderOptions;
 use super::progress::{Note, Progress};
@@ -147,8 +148,6 @@ impl Shared {
     /// A session begins at `start`, whose bytes on the journal's scale are `bytes`.
     pub(super) fn begin_session(&self, welcome: &Welcome, start: &Start, bytes: u64) {
         let after = start.after;
-        // The target's own marks are of another line, or of none.
-        let anew = start.jump || start.fork.is_some();
         let mut inner = self.inner.lock();
         inner.link = Link::Connected;
         inner.connected_since = Some(sys::now());
@@ -156,12 +155,7 @@ impl Shared {
         inner.replica_path = Some(welcome.replica_path.clone());
         inner.target_state = welcome.state;
         inner.error = None;
-        inner.marks = Marks {
-            sent: after.max(if anew { after } else { inner.marks.sent }),
-            received: after,
-            applied: if anew { after } else { welcome.applied },
-            durable: if anew { after } else { welcome.durable },
-        };
+        inner.marks = marks_at(inner.marks, welcome, start);
         if start.jump || welcome.mirror.is_some() {
             inner.data = DataState::Mirroring;
         }
@@ -268,12 +262,7 @@ impl Shared {
     pub(super) fn acknowledge(&self, ack: Ack) -> Result<Seq, Error> {
         let mut inner = self.inner.lock();
         let marks = inner.marks;
-        let ordered =
-            ack.durable <= ack.applied && ack.applied <= ack.received && ack.received <= marks.sent;
-        let rising = marks.received <= ack.received
-            && marks.applied <= ack.applied
-            && marks.durable <= ack.durable;
-        if !ordered || !rising {
+        let Some(fresh) = marks_after(marks, &ack) else {
             return Err(Error::Protocol {
                 endpoint: self.options.target.endpoint(),
                 what: format!(
@@ -281,13 +270,8 @@ impl Shared {
                     ack.received, ack.applied, ack.durable
                 ),
             });
-        }
-        inner.marks = Marks {
-            sent: marks.sent,
-            received: ack.received,
-            applied: ack.applied,
-            durable: ack.durable,
         };
+        inner.marks = fresh;
         assert!(inner.marks.durable <= inner.marks.applied, "marks in order");
         assert!(
             inner.marks.applied <= inner.marks.received,

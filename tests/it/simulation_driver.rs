@@ -5,14 +5,15 @@ use std::collections::VecDeque;
 
 use doppelfs::applier::{DataState, Start as Recovery};
 use doppelfs::codec::Frame;
-use doppelfs::types::{History, Seq};
+use doppelfs::sender::{Why, is_mirror_due, is_possible, marks_after, marks_at};
+use doppelfs::types::{History, Marks as Told, Seq};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::simulation_planted::Planted;
 use super::simulation_source::{Event, Host, Stop};
 use super::simulation_target::{Answer, Came, Marks, Target};
-use super::simulation_taste::{FAULTS, STEPS, Step, Taste, WEIGHTS};
+use super::simulation_taste::{Step, Taste};
 
 /// One connection. It may be over at one end and not yet at the other.
 struct Session {
@@ -21,10 +22,8 @@ struct Session {
     to_source: VecDeque<Answer>,
     is_source_open: bool,
     is_target_open: bool,
-    sent: Seq,
-    received: Seq,
-    applied: Seq,
-    durable: Seq,
+    /// The source's reader.
+    read: Seq,
 }
 
 pub struct Sim {
@@ -33,6 +32,8 @@ pub struct Sim {
     pub host: Host,
     pub target: Target,
     session: Option<Session>,
+    /// What the source knows of the connection; it outlives a session.
+    marks: Told,
     jump_required: bool,
     /// The highest position that the source was told is received, in which history.
     told: (History, Seq),
@@ -65,6 +66,7 @@ impl Sim {
             host: Host::new(seed, planted),
             target: Target::new(planted),
             session: None,
+            marks: Told::default(),
             jump_required: false,
             told: (History(0), Seq::ZERO),
             may_jump: true,
@@ -111,45 +113,16 @@ impl Sim {
     /// A whole run: steps by chance, then rest.
     pub fn run(&mut self) {
         let operations = self.rng.random_range(30..=200);
-        let taste = self.taste();
+        let taste = Taste::of(&mut self.rng);
         if self.rng.random_bool(0.9) {
             self.rest();
         }
         while self.operations < operations {
-            let step = self.choose(&taste);
+            let step = taste.choose(&mut self.rng);
             self.step(step);
             self.check();
         }
         self.rest();
-    }
-
-    /// Some runs are calm, some are all faults, some have a target far behind.
-    fn taste(&mut self) -> Taste {
-        let mut weights = WEIGHTS;
-        let faults = [1, 1, 2, 2, 2, 2, 4, 12][self.rng.random_range(0..8)];
-        for (index, weight) in weights.iter_mut().enumerate() {
-            if FAULTS.contains(&index) {
-                *weight = *weight * faults / 2;
-            }
-            *weight = match self.rng.random_range(0..8) {
-                0 => *weight / 8,
-                1 => *weight * 3,
-                _ => *weight,
-            };
-        }
-        Taste { weights }
-    }
-
-    fn choose(&mut self, taste: &Taste) -> Step {
-        let total: u32 = taste.weights.iter().sum();
-        let mut left = self.rng.random_range(0..total);
-        for (step, weight) in STEPS.iter().zip(taste.weights) {
-            if left < weight {
-                return *step;
-            }
-            left -= weight;
-        }
-        Step::Operate
     }
 
     pub fn step(&mut self, step: Step) {
@@ -363,45 +336,50 @@ impl Sim {
         if let Some(run) = &mut self.host.run {
             run.events.push_back(Event::Reset);
         }
-        let (history, end) = (self.host.history(), self.host.journal.end());
-        let Some(welcome) = self.target.welcome(history) else {
+        let required = self.jump_required;
+        let (forks, end) = (self.host.forks_told(required), self.host.journal.end());
+        let Some(welcome) = self.target.welcome(&forks) else {
             return "not now".into();
         };
-        if welcome.history == Some(self.told.0) && welcome.received < self.told.1 {
+        if !is_possible(&welcome) {
+            self.fail(&format!("its position is impossible: {welcome:?}"));
+        }
+        // What was held in a history that ended is given up.
+        let is_ours = welcome.history == Some(self.host.history());
+        if is_ours && welcome.history == Some(self.told.0) && welcome.received < self.told.1 {
             self.fail(&format!(
                 "{:?} was told as received, now it is {welcome:?}",
                 self.told
             ));
         }
-        let required = self.jump_required;
-        let (start, why) = self
-            .host
-            .choose_start(welcome.history, welcome.received, required);
+        let (start, why) = self.host.choose_start(&welcome, required);
         let may = match why {
-            Some("the target has no position") => self.may_jump || self.target.is_lenient(),
-            Some("another history") => self.may_jump,
-            Some(_) => false,
+            Some(Why::NoPosition) => self.may_jump || self.target.is_lenient(),
+            Some(Why::OtherHistory) => self.may_jump,
+            Some(Why::Required | Why::Trimmed | Why::BeyondEnd) => false,
             None => true,
         };
         if !may {
             self.fail(&format!("a full mirror without need: {why:?}, {welcome:?}"));
         }
-        let number = match self.target.begin(&welcome, start, end) {
+        let number = match self.target.begin(&welcome, &start, end) {
             Ok(number) => number,
             Err(what) => self.fail(&what),
         };
         self.jump_required = false;
+        self.target.stage_max = match self.rng.random_range(0..4) {
+            0 if !self.is_steady => self.rng.random_range(0..20),
+            _ => usize::MAX,
+        };
         self.session = Some(Session {
             number,
             to_target: VecDeque::new(),
             to_source: VecDeque::new(),
             is_source_open: true,
             is_target_open: true,
-            sent: start.after,
-            received: start.after,
-            applied: welcome.durable.min(start.after),
-            durable: welcome.durable.min(start.after),
+            read: start.after,
         });
+        self.marks = marks_at(self.marks, &welcome, &start);
         format!("{start:?} {why:?}")
     }
 
@@ -410,17 +388,18 @@ impl Sim {
             return;
         };
         let max = self.rng.random_range(1..12);
-        let Some(batch) = self.host.journal.after(session.sent, max) else {
+        let Some(batch) = self.host.journal.after(session.read, max) else {
             self.fail("a reader is behind the first record of the queue");
         };
         let Some(last) = batch.last() else { return };
-        session.sent = last.header().seq;
+        session.read = last.header().seq;
+        self.marks.sent = self.marks.sent.max(session.read);
         if session.is_target_open {
             session.to_target.push_back(batch);
         }
         if self.planted == Planted::TrimmedEarly {
-            let sent = session.sent;
-            self.host.journal.trim(sent);
+            let read = session.read;
+            self.host.journal.trim(read);
         }
     }
 
@@ -487,6 +466,8 @@ impl Sim {
             session.to_source.extend(self.target.take_answers());
         }
         let count = self.rng.random_range(0..=session.to_source.len());
+        let (history, end) = (self.host.history(), self.host.journal.end());
+        let mut said = None;
         for answer in session.to_source.drain(..count) {
             let Some(run) = self.host.run.as_mut().filter(|_| session.is_source_open) else {
                 continue;
@@ -494,17 +475,25 @@ impl Sim {
             match answer {
                 Answer::Want(ids) => run.events.push_back(Event::Wanted(ids)),
                 Answer::Done(mirror) => run.events.push_back(Event::Done(mirror)),
-                Answer::Ack(..) if self.rng.random_bool(0.1) => {}
-                Answer::Ack(received, applied, durable) => {
-                    session.received = session.received.max(received);
-                    session.applied = session.applied.max(applied);
-                    session.durable = session.durable.max(durable);
-                    self.told = (self.host.history(), session.received);
+                Answer::Ack(_) if self.rng.random_bool(0.1) => {}
+                Answer::Ack(ack) => {
+                    let Some(marks) = marks_after(self.marks, &ack) else {
+                        said = Some(ack);
+                        break;
+                    };
+                    self.marks = marks;
+                    self.told = (history, marks.received);
+                    if is_mirror_due(&ack, end) {
+                        run.events.push_back(Event::Doubt);
+                    }
                     if self.rng.random_bool(0.5) {
-                        self.host.journal.trim(session.durable);
+                        self.host.journal.trim(marks.durable);
                     }
                 }
             }
+        }
+        if let Some(ack) = said {
+            self.fail(&format!("acknowledges {ack:?} when {:?}", self.marks));
         }
     }
 
@@ -514,17 +503,17 @@ impl Sim {
         if !(marks.durable <= marks.applied && marks.applied <= marks.received) {
             self.fail(&format!("marks out of order: {marks:?}"));
         }
-        if let Some(s) = self.session.as_ref().filter(|s| s.is_source_open) {
-            let told = s.durable <= s.applied && s.applied <= s.received;
-            if !told || s.received > s.sent || s.sent > self.host.journal.end() {
-                self.fail(&format!(
-                    "{} {} {} {}: out of order",
-                    s.durable, s.applied, s.received, s.sent
-                ));
+        if self.session.as_ref().is_some_and(|s| s.is_source_open) {
+            let told = self.marks;
+            let is_ordered = told.durable <= told.applied && told.applied <= told.received;
+            if !is_ordered || told.received > told.sent || told.sent > self.host.journal.end() {
+                self.fail(&format!("out of order: {told:?}"));
             }
         }
         let is_changed = std::mem::take(&mut self.is_changed);
-        let is_ok = self.target.up && self.target.data() == DataState::Ok;
+        // Where it stands beyond its position, what is wrong with that is held.
+        let is_there = self.target.data() == DataState::Ok && !self.target.is_lenient();
+        let is_ok = self.target.up && is_there;
         if !is_changed || !is_ok || self.target.is_half_done() {
             return;
         }

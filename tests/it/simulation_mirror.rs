@@ -98,7 +98,14 @@ impl Host {
                     run.imaging = None;
                 }
                 Event::Done(mirror) => done.push(mirror),
+                Event::Doubt => run.partial_wanted = true,
             }
+        }
+        if run.check.is_some() {
+            // More may be found.
+            run.unended.extend(done.drain(..));
+        } else {
+            done.extend(std::mem::take(&mut run.unended));
         }
         let begins = std::mem::take(&mut run.partial_wanted);
         for mirror in done {
@@ -194,6 +201,7 @@ impl Host {
     pub fn is_idle(&self) -> bool {
         self.run.as_ref().is_some_and(|run| {
             let idle = run.wants.is_empty() && run.events.is_empty() && run.imaging.is_none();
+            let idle = idle && run.unended.is_empty();
             idle && !run.partial_wanted && run.check.is_none()
         })
     }

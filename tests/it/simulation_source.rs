@@ -1,5 +1,7 @@
-//! The source of the simulation: a file system whose power can fail, its activity log (the real one),
-//! its queue, and the decisions of a start, in the order of `daemon/start.rs` and `daemon/source.rs`.
+//! The source of the simulation: a file system whose power can fail, its activity log (the real one), a
+//! model of its queue, and what a start does, in the order of `daemon/start.rs` and `daemon/prepare.rs`.
+//! What a start believes and where a session begins is decided by the real code (`daemon/believe.rs`,
+//! `sender/beginning.rs`).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -7,11 +9,12 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use doppelfs::activity::{
-    Activity, Clean, Covered, Mounts, Now, Past, Survived, Verdict, assess, read_log,
-};
+use doppelfs::activity::{Activity, Clean, Covered, Marks, Mounts, Now, Past, Survived, read_log};
 use doppelfs::codec::Frame;
-use doppelfs::types::{Body, FileId, Fork, History, Node, Op, Scope, Seq};
+use doppelfs::daemon::{Belief, Doubt, believe, unfinished};
+use doppelfs::sender::{Beginning, Line, Why};
+use doppelfs::types::{Body, FileId, Fork, History, Node, Op, Scope, Seq, Time};
+use doppelfs::wire::{Start, Welcome};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -43,15 +46,6 @@ pub enum Stop {
     After(u32),
 }
 
-/// What a target is told at the beginning of a session.
-#[derive(Debug, Clone, Copy)]
-pub struct Start {
-    pub history: History,
-    pub after: Seq,
-    pub jump: bool,
-    pub fork: Option<History>,
-}
-
 /// The walk after a time in which nobody watched.
 pub struct Check {
     pub after_ns: u64,
@@ -67,6 +61,8 @@ pub enum Event {
     Wanted(Vec<FileId>),
     Reset,
     Done(u64),
+    /// A mirror of what is in doubt is due.
+    Doubt,
 }
 
 /// A process that serves the set.
@@ -76,6 +72,8 @@ pub struct Run {
     pub events: VecDeque<Event>,
     pub wants: VecDeque<FileId>,
     pub partial_wanted: bool,
+    /// Mirrors that are complete, but for what the walk may still find.
+    pub unended: Vec<u64>,
     pub imaging: Option<(u64, usize, u64)>,
     /// Marks that come too late; only of a planted bug.
     late: Vec<FileId>,
@@ -191,9 +189,12 @@ impl Host {
     }
 
     pub fn doubt(&mut self, ids: Vec<FileId>, everything: bool) {
-        if ids.is_empty() && !everything {
-            return;
+        if !ids.is_empty() || everything {
+            self.append_gap(ids, everything);
         }
+    }
+
+    fn append_gap(&mut self, ids: Vec<FileId>, everything: bool) {
         let op = Op::Gap { ids, everything };
         self.append(&[(Body::of(op), Vec::new())]);
         if let Some(run) = &mut self.run {
@@ -294,77 +295,62 @@ impl Host {
         }
     }
 
+    /// What is believed of the last run.
+    fn believe(&self, boot: &str) -> Belief {
+        let last = self.covered.as_ref();
+        let survived = last.map(|last| read_log(&self.log.0, last.instance));
+        let survived = match survived {
+            // By the clock of the simulation: the log's own is the real one.
+            Some(Survived::Marks(marks)) => Survived::Marks(Marks {
+                since_ns: self.epochs.values().min().copied().unwrap_or(0),
+                ..marks
+            }),
+            _ => Survived::Nothing,
+        };
+        let last_clock = self.journal.last_clock();
+        let now = Now {
+            root: id_of(ROOT),
+            boot,
+            mounts: Mounts::default(),
+            now_ns: self.now_ns(),
+            last_record_ns: last_clock.map(|at| at as u64 * SECOND_NS),
+            end: self.journal.end(),
+            records_lost: false,
+        };
+        let mut belief = believe(last, &now, &survived, false);
+        if let (Planted::HistoryKept, Doubt::Marked { .. }, Some(last)) =
+            (self.planted, &belief.doubt, last)
+        {
+            belief.history = Some(last.history);
+            belief.forks.clone_from(&last.forks);
+        }
+        belief
+    }
+
     /// A new process; false: it stopped on the way.
     pub fn start(&mut self, rng: &mut StdRng, stop: Stop) -> bool {
-        let root = id_of(ROOT);
         let boot = format!("boot {}", self.boot);
-        let last = self.covered.clone();
-        let end = self.journal.end();
-        let verdict = assess(
-            last.as_ref(),
-            &Now {
-                root,
-                boot: &boot,
-                mounts: Mounts::default(),
-                now_ns: self.now_ns(),
-                last_record_ns: self.journal.last_clock().map(|at| at as u64 * SECOND_NS),
-                end,
-                records_lost: false,
-            },
-        );
-        let survived = match &last {
-            Some(last) => read_log(&self.log.0, last.instance),
-            None => Survived::Nothing,
-        };
-        let verdict = match last.is_some() && survived == Survived::Nothing {
-            true => Verdict::NewHistory,
-            false => verdict,
-        };
-        let keeps = matches!(verdict, Verdict::DoubtAfter(_) | Verdict::DoubtAll);
-        let marks = match survived {
-            Survived::Marks(marks) if verdict == Verdict::PowerCut && !marks.everything => {
-                Some(marks.ids)
-            }
-            // The last run may not have come to say what a loss of power before it took.
-            Survived::Marks(marks) if keeps => {
-                Some(marks.ids).filter(|_| last.as_ref().is_some_and(|last| last.clean.is_none()))
-            }
+        let belief = self.believe(&boot);
+        let marked = match &belief.doubt {
+            Doubt::Marked { ids, .. } => Some(ids.len()),
             _ => None,
         };
-        let count = marks.as_ref().map(|ids: &Vec<FileId>| ids.len());
-        self.verdict = format!("{verdict:?} marks {count:?}");
-        let mut forks = match &last {
-            Some(last) if keeps || marks.is_some() => last.forks.clone(),
-            _ => Vec::new(),
-        };
-        let is_kept = keeps || (self.planted == Planted::HistoryKept && marks.is_some());
-        if let (Some(last), Some(_), false) = (&last, &marks, is_kept) {
-            let history = last.history;
-            forks.push(Fork { history, end });
-            forks.drain(..forks.len().saturating_sub(16));
-        }
-        let history = match last.as_ref().filter(|_| is_kept) {
-            Some(last) => last.history,
-            None => {
-                self.histories += 1;
-                History(self.histories)
-            }
-        };
-        if !keeps && marks.is_none() {
+        self.verdict = format!("{:?} marks {marked:?}", belief.verdict);
+        let history = belief.history.unwrap_or_else(|| {
+            self.histories += 1;
+            History(self.histories)
+        });
+        if belief.is_queue_void {
             self.voided = true;
+            let end = self.journal.end();
             if end > Seq::ZERO {
                 self.journal.reset(end);
             }
         }
-        // Whoever looks at epochs by the clock of the simulation: the log's own is the real one.
-        let since_ns = self.epochs.values().min().copied().unwrap_or(0);
-        let (ids, after_ns) = match (verdict, marks) {
-            (Verdict::PowerCut, Some(ids)) => (ids, Some(since_ns.saturating_sub(1))),
-            (Verdict::DoubtAfter(ns), Some(ids)) => (ids, Some(ns.min(since_ns.saturating_sub(1)))),
-            (Verdict::DoubtAfter(ns), None) => (Vec::new(), Some(ns)),
-            _ => (Vec::new(), None),
+        let after_ns = match &belief.doubt {
+            Doubt::After(after) | Doubt::Marked { after, .. } => Some(ns(*after)),
+            Doubt::Nothing | Doubt::Everything => None,
         };
-        let everything = verdict == Verdict::DoubtAll;
         let is_durable = rng.random_bool(0.9);
         if is_durable {
             self.sync_below();
@@ -380,57 +366,67 @@ impl Host {
         let activity = Arc::new(activity.unwrap());
         let now_ns = self.now_ns();
         self.note_epochs(after_ns.map_or(now_ns, |after| after.min(now_ns)));
-        let is_marked = last.is_some_and(|last| last.clean.is_none()) && after_ns.is_some();
         let covered = Covered {
             instance: 7,
             history,
-            root,
+            root: id_of(ROOT),
             directory: "/srv".into(),
             boot,
             mounts: Mounts::default(),
             began_ns: now_ns,
             bypassed: false,
             clean: None,
-            forks,
+            forks: belief.forks,
         };
         self.run = Some(Run {
             activity,
             check: None,
             events: VecDeque::new(),
             wants: VecDeque::new(),
-            // The last run may have died before it began a mirror that was due.
-            partial_wanted: is_marked,
+            partial_wanted: false,
+            unended: Vec::new(),
             imaging: None,
             late: Vec::new(),
         });
-        if stop == Stop::After(3) {
-            return false;
-        }
-        self.covered = Some(covered);
-        self.begin_doubt(ids, everything, after_ns, stop)
-    }
-
-    fn begin_doubt(
-        &mut self,
-        ids: Vec<FileId>,
-        everything: bool,
-        after_ns: Option<u64>,
-        stop: Stop,
-    ) -> bool {
         if stop == Stop::After(0) {
             return false;
         }
-        self.doubt(ids.clone(), everything);
+        if marked.is_some() {
+            // Before the first record of the new history.
+            self.covered = Some(unfinished(&covered));
+        }
+        if !self.begin_doubt(belief.doubt, stop) {
+            return false;
+        }
+        self.covered = Some(covered);
+        true
+    }
+
+    /// As `begin_doubt` of `daemon/prepare.rs`, and the beginning of the walk.
+    fn begin_doubt(&mut self, doubt: Doubt, stop: Stop) -> bool {
         if stop == Stop::After(1) {
             return false;
         }
-        self.journal.sync();
-        if stop == Stop::After(2) {
+        let (said, after) = match doubt {
+            Doubt::Nothing => (None, None),
+            Doubt::Everything => (Some((Vec::new(), true)), None),
+            Doubt::After(after) => (None, Some((after, Vec::new()))),
+            Doubt::Marked { ids, after } => (Some((ids.clone(), false)), Some((after, ids))),
+        };
+        if let Some((ids, everything)) = said {
+            self.append_gap(ids, everything);
+            if stop == Stop::After(2) {
+                return false;
+            }
+            self.journal.sync();
+        }
+        if stop == Stop::After(3) {
             return false;
         }
         let until_ns = self.now_ns();
-        match (after_ns, &mut self.run) {
-            (Some(after_ns), Some(run)) => {
+        match (after, &mut self.run) {
+            (Some((after, ids)), Some(run)) => {
+                let after_ns = ns(after);
                 let in_doubt: HashSet<FileId> = ids.into_iter().collect();
                 let covers = ns_of(&self.ctimes, ROOT).is_some_and(|at| at > after_ns);
                 let root = Some(id_of(ROOT)).filter(|id| covers && !in_doubt.contains(id));
@@ -535,45 +531,34 @@ impl Host {
         is_over(self, rng)
     }
 
-    /// As `choose_start` of `sender/follow.rs`: where a session begins, and why by a jump.
-    pub fn choose_start(
-        &mut self,
-        theirs: Option<History>,
-        received: Seq,
-        required: bool,
-    ) -> (Start, Option<&'static str>) {
-        let history = self.history();
-        let after = match theirs {
-            Some(theirs) if theirs == history => Some(received),
-            Some(theirs) => Fork::common(self.forks(), theirs, received),
-            None => None,
-        };
-        let there = |after: &Seq| self.journal.base <= *after && *after <= self.journal.end();
-        if let (Some(after), false) = (after.filter(there), required) {
-            let start = Start {
-                history,
-                after,
-                jump: false,
-                fork: theirs.filter(|theirs| *theirs != history),
-            };
-            return (start, None);
+    fn line(&self) -> Line<'_> {
+        Line {
+            history: self.history(),
+            forks: self.forks(),
+            before_first: self.journal.base,
+            end: self.journal.end(),
         }
-        let why = match after {
-            _ if required => "required",
-            None if theirs.is_none() => "the target has no position",
-            None => "another history",
-            Some(after) if after < self.journal.base => "trimmed",
-            Some(_) => "beyond the end",
-        };
-        let begin = self.begin_mirror(Scope::Full);
-        let start = Start {
-            history,
-            after: Seq(begin.0 - 1),
-            jump: true,
-            fork: None,
-        };
-        (start, Some(why))
     }
+
+    /// What a target is told first: the histories that this one goes on from.
+    pub fn forks_told(&self, jumps: bool) -> Vec<History> {
+        self.line().forks_told(jumps)
+    }
+
+    /// As `choose_start` of `sender/follow.rs`: where a session begins, and why by a jump.
+    pub fn choose_start(&mut self, welcome: &Welcome, required: bool) -> (Start, Option<Why>) {
+        match self.line().beginning(welcome, required) {
+            Beginning::GoesOn { start, .. } => (start, None),
+            Beginning::Mirror(why) => {
+                let begin = self.begin_mirror(Scope::Full);
+                (self.line().jump_to(begin), Some(why))
+            }
+        }
+    }
+}
+
+fn ns(time: Time) -> u64 {
+    time.secs as u64 * SECOND_NS + u64::from(time.nanos)
 }
 
 pub fn ns_of(ctimes: &BTreeMap<u64, i64>, ino: u64) -> Option<u64> {

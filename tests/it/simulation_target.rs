@@ -1,10 +1,13 @@
-//! The target of the simulation: the real applier over a simulated disk, a model of its queue, and the
-//! decisions of `receiver/welcome.rs`, `intake.rs` and `replay.rs`, in their order.
+//! The target of the simulation: the real applier over a simulated disk, a model of its queue, and what a
+//! stream does, in the order of `receiver/welcome.rs`, `intake.rs` and `replay.rs`. What is decided about
+//! positions is decided by the real code (`receiver/position.rs`).
 
-use doppelfs::applier::{DataState, Start as Recovery};
+use doppelfs::applier::{DataState, Stage, Staged, Start as Recovery};
 use doppelfs::codec::Frame;
+use doppelfs::receiver::{Gate, Standing, ToldDone, Way, data_state, opened_at};
 use doppelfs::sys::SharedWords;
 use doppelfs::types::{FileId, History, Kind, Position, Seq};
+use doppelfs::wire::{Ack, MirrorProgress, PROTOCOL, Start, TargetState, Welcome};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -12,28 +15,11 @@ use super::applier_kills::sim;
 use super::applier_rig::Rig;
 use super::applier_world::{Depth, LIMBO, SimReplica, World, difference};
 use super::simulation_planted::Planted;
-use super::simulation_source::Start;
-
-/// When wants may be handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gate {
-    Closed,
-    After(Seq),
-    Open,
-}
-
-/// What a source is told first.
-#[derive(Debug, Clone, Copy)]
-pub struct Welcome {
-    pub history: Option<History>,
-    pub received: Seq,
-    pub durable: Seq,
-}
 
 /// What a source is told later.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    Ack(Seq, Seq, Seq),
+    Ack(Ack),
     Want(Vec<FileId>),
     Done(u64),
 }
@@ -61,8 +47,14 @@ pub struct Target {
     gate: Gate,
     pub session: u64,
     speaks: bool,
-    jump_due: Option<Start>,
-    told_done: Option<(u64, u64)>,
+    jump_due: Option<(Start, Way)>,
+    told_done: ToldDone,
+    /// What is held until a mirror is there in whole, and how far it was looked at.
+    stage: Option<(Stage, Seq)>,
+    /// The gap up to here is applied as it comes.
+    unstaged: Seq,
+    /// Is there room to hold so many records?
+    pub stage_max: usize,
     answers: Vec<Answer>,
     planted: Planted,
     is_held: bool,
@@ -102,7 +94,10 @@ impl Target {
             session: 0,
             speaks: false,
             jump_due: None,
-            told_done: None,
+            told_done: ToldDone::default(),
+            stage: None,
+            unstaged: Seq::ZERO,
+            stage_max: usize::MAX,
             answers: Vec::new(),
             planted,
             is_held: false,
@@ -111,6 +106,13 @@ impl Target {
     }
 
     pub fn data(&self) -> DataState {
+        if self.stage.is_some() && self.marks.history.is_some() {
+            return DataState::Ok;
+        }
+        self.applied_data()
+    }
+
+    fn applied_data(&self) -> DataState {
         match (&self.rig.applier, self.marks.history) {
             (Some(applier), Some(_)) => applier.data_state(),
             _ => DataState::MirrorRequired,
@@ -132,7 +134,14 @@ impl Target {
 
     /// A mirror is due or under way: whoever is in another history has to begin it anew.
     pub fn is_lenient(&self) -> bool {
-        !matches!(self.data(), DataState::Ok)
+        !matches!(self.applied_data(), DataState::Ok)
+    }
+
+    fn looked_at(&self) -> Seq {
+        match &self.stage {
+            Some((_, scouted)) => *scouted,
+            None => self.rig.applier.as_ref().unwrap().applied(),
+        }
     }
 
     /// An operation failed half-way and is tried again.
@@ -159,6 +168,8 @@ impl Target {
         self.is_held = false;
         self.jump_due = None;
         self.gate = Gate::Closed;
+        self.stage = None;
+        self.unstaged = Seq::ZERO;
         self.open.clear();
         self.answers.clear();
         if matches!(self.planted, Planted::AppliedTwice | Planted::DoubtIgnored) {
@@ -219,8 +230,7 @@ impl Target {
         self.sync();
         let applier = self.rig.applier.as_ref().unwrap();
         let (received, durable) = (self.rig.end(), applier.durable());
-        let there = |at: &Position| self.rig.base <= at.seq && at.seq <= received;
-        let position = recovered.position.filter(|at| self.settled && there(at));
+        let position = opened_at(recovered.position, self.settled, self.rig.base, received);
         let seq = position.map_or(Seq::ZERO, |p| p.seq);
         self.read = position.map(|p| p.seq);
         self.marks = Marks {
@@ -237,43 +247,53 @@ impl Target {
         self.synced = self.rig.end();
     }
 
+    fn standing(&self) -> Standing {
+        let applier = self.rig.applier.as_ref();
+        Standing {
+            history: self.marks.history,
+            received: self.marks.received,
+            applied: self.marks.applied,
+            data: data_state(self.data()),
+            is_before_mirror: applier.is_some_and(|applier| applier.awaits_mirror()),
+            stage_rests: self
+                .stage
+                .as_ref()
+                .is_some_and(|(_, scouted)| *scouted >= self.marks.received),
+        }
+    }
+
     /// As `position` of `receiver/welcome.rs`; `None`: not now.
-    pub fn welcome(&mut self, theirs: History) -> Option<Welcome> {
+    pub fn welcome(&mut self, forks: &[History]) -> Option<Welcome> {
         self.sync();
         if self.marks.history.is_some() {
             self.marks.received = self.marks.received.max(self.synced);
         }
-        let is_other = self.marks.history.is_some_and(|ours| ours != theirs);
-        if is_other && self.marks.applied < self.marks.received {
+        let standing = self.standing();
+        if standing.is_awaited(forks) {
             return None;
         }
-        let data = self.data();
-        let is_whole = !matches!(data, DataState::MirrorRequired | DataState::Recovering);
         Some(Welcome {
-            history: self.marks.history.filter(|_| is_whole || !is_other),
-            received: self.marks.received,
+            protocol: PROTOCOL,
+            history: standing.history_told(forks, true),
+            received: standing.received_told(forks),
+            applied: self.marks.applied,
             durable: self.marks.durable,
+            mirror: None,
+            replica_path: String::new(),
+            state: TargetState::Ok,
+            remap: None,
         })
     }
 
     /// As `begin` of `receiver/welcome.rs`; the session's number.
-    pub fn begin(&mut self, welcome: &Welcome, start: Start, end: Seq) -> Result<u64, String> {
-        let continues = welcome.history == Some(start.history) && start.after == welcome.received;
-        let forks = start.fork.is_some()
-            && start.fork == welcome.history
-            && start.fork != Some(start.history)
-            && start.after <= welcome.received;
-        if !start.jump && !continues && !forks {
+    pub fn begin(&mut self, welcome: &Welcome, start: &Start, end: Seq) -> Result<u64, String> {
+        let Some(way) = Way::of(welcome, start) else {
             return Err(format!("refused: {start:?} after {welcome:?}"));
-        }
-        let anew = start.jump || forks;
-        self.gate = match anew {
-            true => Gate::After(end.max(start.after.next())),
-            false => Gate::After(end),
         };
+        self.gate = way.gate(start, end);
         self.session += 1;
-        self.speaks = !anew;
-        self.jump_due = Some(start).filter(|_| anew);
+        self.speaks = !way.is_anew();
+        self.jump_due = way.is_anew().then(|| (start.clone(), way));
         self.open.clear();
         self.answers.clear();
         Ok(self.session)
@@ -290,8 +310,8 @@ impl Target {
     /// A batch comes; `is_durable`: it gets as far as being made so.
     pub fn accept(&mut self, batch: &[Frame], is_durable: bool) -> Result<Came, String> {
         for frame in batch {
-            if let Some(start) = self.jump_due {
-                match self.jump(frame, start)? {
+            if let Some((start, way)) = self.jump_due.clone() {
+                match self.jump(frame, &start, way)? {
                     Came::Through => self.jump_due = None,
                     other => return Ok(other),
                 }
@@ -324,10 +344,8 @@ impl Target {
     }
 
     /// As `jump` of `receiver/intake.rs` and `jump_to` of `replay.rs`.
-    fn jump(&mut self, frame: &Frame, start: Start) -> Result<Came, String> {
-        let is_fork = start.fork.is_some();
-        let begins = frame.header().kind == Kind::MirrorBegin;
-        if frame.header().prev_seq != start.after || !begins && !is_fork {
+    fn jump(&mut self, frame: &Frame, start: &Start, way: Way) -> Result<Came, String> {
+        if !way.is_set_by(start, frame) {
             return Err(format!(
                 "no jump to {start:?} with {:?}",
                 frame.header().kind
@@ -338,7 +356,9 @@ impl Target {
         }
         let (history, seq) = (start.history, start.after);
         self.read = None;
-        self.told_done = None;
+        self.stage = None;
+        self.unstaged = Seq::ZERO;
+        self.told_done = ToldDone::default();
         self.settled = false;
         if self.stop_jump_after == Some(0) {
             return Ok(Came::Died);
@@ -352,7 +372,7 @@ impl Target {
         }
         let position = Position { history, seq };
         let applier = self.rig.applier();
-        let reset = match is_fork {
+        let reset = match way == Way::Forks {
             true => applier.continue_in(position),
             false => applier.reset_to(position),
         };
@@ -385,12 +405,20 @@ impl Target {
         let mut came = Came::Through;
         for _ in 0..max {
             let Some(read) = self.read else { break };
+            let read = self.stage.as_ref().map_or(read, |(_, scouted)| *scouted);
             let next = self.rig.journal.partition_point(|f| f.header().seq <= read);
             let Some(frame) = self.rig.journal.get(next).cloned() else {
                 break;
             };
             if frame.header().seq > self.marks.received {
                 break;
+            }
+            if self.stage.is_none() && self.is_to_be_staged(&frame) {
+                self.stage = Some((Stage::default(), self.rig.applier().applied()));
+            }
+            if self.stage.is_some() {
+                self.look_at(&frame);
+                continue;
             }
             if let Err(error) = self.rig.applier().apply(&frame) {
                 if self.rig.is_dead() {
@@ -413,33 +441,64 @@ impl Target {
         Ok(came)
     }
 
+    /// As in `receiver/replay/staging.rs`.
+    fn is_to_be_staged(&mut self, frame: &Frame) -> bool {
+        let header = frame.header();
+        header.kind == Kind::Gap
+            && header.seq > self.unstaged
+            && self.stage_max > 0
+            && self.rig.applier().is_whole()
+            && Stage::can_begin(&frame.body().unwrap().op)
+    }
+
+    fn look_at(&mut self, frame: &Frame) {
+        let (mut stage, _) = self.stage.take().unwrap();
+        let upto = frame.header().seq;
+        let looked = self.rig.applier().look_at(&mut stage, frame).unwrap();
+        let held = self.rig.journal.iter().map(|f| f.header().seq);
+        let read = self.read.unwrap();
+        let held = held.filter(|seq| *seq > read && *seq <= upto).count();
+        if looked == Staged::On && held <= self.stage_max {
+            self.stage = Some((stage, upto));
+            return;
+        }
+        self.unstaged = upto;
+        self.told_done = ToldDone::default();
+        self.gate = self.gate.after_release(upto);
+    }
+
     fn publish(&mut self, wants_max: usize) {
-        let positioned = self.read.is_some();
+        let looked_at = self.looked_at();
         let applier = self.rig.applier.as_mut().unwrap();
-        if let Gate::After(seq) = self.gate
-            && positioned
-            && applier.applied() >= seq
-        {
+        if self.gate.opens(self.read.map(|_| looked_at)) {
             self.gate = Gate::Open;
-            applier.reset_wants();
-            self.told_done = None;
+            match &mut self.stage {
+                Some((stage, _)) => applier.reset_staged_wants(stage),
+                None => applier.reset_wants(),
+            }
+            self.told_done = ToldDone::default();
         }
         if self.gate == Gate::Open {
-            let wants = applier.take_wants(wants_max);
+            let wants = match &mut self.stage {
+                Some((stage, _)) => stage.take_wants(wants_max),
+                None => applier.take_wants(wants_max),
+            };
             if !wants.is_empty() {
                 self.answers.push(Answer::Want(wants));
             }
-            let mirror = applier.mirror().filter(|_| applier.mirror_done());
-            match mirror.map(|mirror| (self.session, mirror.id)) {
-                None => self.told_done = None,
-                Some(told) if self.told_done == Some(told) => {}
-                Some(told) => {
-                    self.told_done = Some(told);
-                    self.answers.push(Answer::Done(told.1));
+            let finished = match &self.stage {
+                Some((stage, _)) => stage.mirror().filter(|_| stage.is_done()),
+                None => {
+                    let is_done = applier.mirror_done();
+                    let finished = applier.mirror().filter(|_| is_done);
+                    finished.map(|mirror| mirror.id)
                 }
+            };
+            if let Some(mirror) = self.told_done.newly(self.session, finished) {
+                self.answers.push(Answer::Done(mirror));
             }
         }
-        if positioned {
+        if self.read.is_some() {
             self.marks.applied = self.rig.applier.as_ref().unwrap().applied();
         }
     }
@@ -450,7 +509,23 @@ impl Target {
             return Vec::new();
         }
         let marks = self.marks;
-        let mut answers = vec![Answer::Ack(marks.received, marks.applied, marks.durable)];
+        let mut answers = vec![Answer::Ack(Ack {
+            received: marks.received,
+            applied: marks.applied,
+            durable: marks.durable,
+            data: data_state(self.data()),
+            state: TargetState::Ok,
+            error: None,
+            last_path: None,
+            mirror: self.stage.as_ref().and_then(|(stage, _)| {
+                let mirror = stage.mirror()?;
+                Some(MirrorProgress {
+                    mirror,
+                    ..MirrorProgress::default()
+                })
+            }),
+            is_staged: self.stage.is_some(),
+        })];
         answers.append(&mut self.answers);
         answers
     }

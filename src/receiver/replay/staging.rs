@@ -9,7 +9,8 @@ use crate::types::{Kind, Seq};
 use crate::wire::MirrorProgress;
 
 use super::super::error::Error;
-use super::super::stream::{Board, Gate};
+use super::super::position::ToldDone;
+use super::super::stream::Board;
 use super::Replay;
 
 /// What is held.
@@ -106,13 +107,8 @@ impl Replay {
         let upto = self.looked_at();
         self.staging = None;
         self.unstaged = upto;
-        self.told_done = None;
-        self.stream.post(|board| {
-            board.gate = match board.gate {
-                Gate::Closed => Gate::Closed,
-                Gate::Open => Gate::After(upto),
-                Gate::After(seq) => Gate::After(seq.max(upto)),
-            };
-        });
+        self.told_done = ToldDone::default();
+        self.stream
+            .post(|board| board.gate = board.gate.after_release(upto));
     }
 }
