@@ -9,7 +9,7 @@ use crate::types::{Body, Entry, FileId, Op, Position, Scope, Seq};
 use super::checkpoint::{Achieved, Flights};
 use super::error::{Error, Fault, tells_divergence};
 use super::ledger::{Ledger, Meta, SledLedger};
-use super::map::Map;
+use super::map::{Map, Trust};
 use super::recovery::{Backlog, Recovered};
 use super::replica::{Inode, InodeKind, Marker, Object, Replica};
 use super::table::{Identity, Table};
@@ -301,13 +301,18 @@ impl<R: Replica> Applier<R> {
             self.lower_barrier();
         }
         self.table.intend(seq);
-        match self.carry_out(&record) {
+        let mut outcome = self.carry_out(&record);
+        if let Err(Fault::Disbelieved(dirs)) = &outcome {
+            self.disbelieve(dirs)?;
+            outcome = self.carry_out(&record);
+        }
+        match outcome {
             Ok(()) => {}
             Err(fault) => {
                 // What was refused before anything was done is not in doubt.
                 self.doubt |= match &fault {
                     Fault::Io { source, .. } => tells_divergence(source).is_none(),
-                    Fault::Diverged { .. } => false,
+                    Fault::Diverged { .. } | Fault::Disbelieved(_) => false,
                     Fault::Whole(_) => true,
                 };
                 return Err(self.complete(&record, fault));
@@ -319,6 +324,21 @@ impl<R: Replica> Applier<R> {
         }
         self.doubt = false;
         self.after(&record);
+        Ok(())
+    }
+
+    /// Has these directories listed, before what they hold is moved: whoever comes after a crash finds them
+    /// in doubt, and what was moved out of them is not forgotten.
+    fn disbelieve(&mut self, dirs: &[Object]) -> Result<(), Error> {
+        for id in self.map.ids_of(dirs) {
+            self.map.set_trust(id, Trust::Stale);
+            self.wants.add_anew(id, InodeKind::Dir);
+        }
+        let applied = self.applied();
+        let meta = self.meta_changed.then_some(&self.meta);
+        self.table.note(applied, meta, self.map.changes())?;
+        self.map.settle();
+        self.meta_changed = false;
         Ok(())
     }
 
@@ -445,6 +465,12 @@ impl<R: Replica> Applier<R> {
         };
         match fault {
             Fault::Whole(error) => error,
+            Fault::Disbelieved(_) => Error::Diverged {
+                seq,
+                op,
+                path: path_of(None, None),
+                what: "a directory would be moved below itself",
+            },
             Fault::Diverged { inode, name, what } => Error::Diverged {
                 seq,
                 op,

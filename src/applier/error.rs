@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::codec;
 use crate::types::{Name, Seq};
 
-use super::replica::Inode;
+use super::replica::{Inode, Object};
 
 /// A cause of any type.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -151,6 +151,8 @@ pub(super) enum Fault {
         name: Option<Name>,
         what: &'static str,
     },
+    /// A record shows that what one of these directories holds is wrong. Nothing was done about it.
+    Disbelieved(Vec<Object>),
     /// Complete already.
     Whole(Error),
 }

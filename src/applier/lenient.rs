@@ -262,23 +262,21 @@ impl<R: Replica> Applier<R> {
     }
 
     /// Takes `dir` out from below `above`, where the source does not have it. On the way up some
-    /// directory is not live, or they could not be so: what it holds there is not to be believed
-    /// and goes to limbo, and the listing that says where it belongs is still to come.
+    /// directory is not live: what it holds there is not to be believed and goes to limbo, and the
+    /// listing that says where it belongs is still to come. Where all are live, one of them was changed
+    /// unseen, and the source is still to find out: none of them is believed any more.
     fn step_aside(&mut self, dir: Inode, above: Object) -> Result<(), Fault> {
         let live = self.map.live_dirs();
-        let mut child = dir;
+        let (mut child, mut way) = (dir, Vec::new());
         while child.object != above {
             let (parent, name) = self.replica.place_of_dir(child).at(child)?;
+            way.push(parent.object);
             if !live.contains(&parent.object) {
                 return self.displace(place(parent, &name), child.object);
             }
             child = parent;
         }
-        Err(Fault::Diverged {
-            inode: Some(dir),
-            name: None,
-            what: "a directory would be moved below itself",
-        })
+        Err(Fault::Disbelieved(way))
     }
 
     fn free_limbo_name(&mut self, inode: Inode) -> Result<(), Fault> {

@@ -153,6 +153,13 @@ impl Map {
         live.map(Held::object).collect()
     }
 
+    /// The ids of these objects.
+    pub(super) fn ids_of(&self, objects: &[Object]) -> Vec<FileId> {
+        let known = self.entries.iter();
+        let known = known.filter(|(_, held)| objects.contains(&held.object()));
+        known.map(|(id, _)| *id).collect()
+    }
+
     /// The object of an id that operations are applied to.
     pub(super) fn touchable(&self, id: FileId) -> Option<Inode> {
         let held = self.entries.get(&id)?;

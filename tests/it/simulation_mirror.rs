@@ -103,7 +103,7 @@ impl Host {
         }
         if run.check.is_some() {
             // More may be found.
-            run.unended.extend(done.drain(..));
+            run.unended.append(&mut done);
         } else {
             done.extend(std::mem::take(&mut run.unended));
         }
