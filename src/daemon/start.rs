@@ -118,7 +118,11 @@ pub(super) fn begin(options: &MountOptions, root: FileId, how: Start) -> anyhow:
         None => History(fresh()?),
     };
     if belief.is_queue_void && journal.end() > Seq::ZERO {
-        // Their numbers must not be met again under another history's name, nor their records.
+        // Their numbers must not be met again under another history's name, nor their records; nor under
+        // the old one's, should this start not come to its end.
+        if let Some(last) = &last {
+            store_unfinished(&journal, last).context("cannot store the state")?;
+        }
         journal
             .reset(journal.end())
             .context("cannot empty the queue of a void history")?;

@@ -122,6 +122,12 @@ impl Supervision {
                  why. The mount stays and its requests wait: `doppelfs restart` tries again, `doppelfs \
                  umount` ends it"
             )
+        } else if self.serves && !is_alive(self.worker_pid) {
+            format!(
+                "its worker {} has died, and its supervisor {} starts no other; is it stopped? `kill -CONT {}` \
+                 lets it go on. Requests wait",
+                self.worker_pid, self.pid, self.pid
+            )
         } else if self.serves {
             format!("its worker {} serves, but does not answer", self.worker_pid)
         } else {
