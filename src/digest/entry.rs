@@ -9,8 +9,9 @@ use crate::sys;
 use crate::sys::FileStat;
 use crate::types::{Time, Xattr};
 
-/// Allocated bytes may differ by this much, or by a tenth, before it is a difference.
-const HOLES_BYTES_MIN: u64 = 64 << 10;
+/// Allocated bytes may differ by this much, or by a tenth, before it is a difference: xfs allocates ahead of
+/// what grows, and keeps it in a file that grows by leaps.
+const HOLES_BYTES_MIN: u64 = 128 << 10;
 
 /// Extended attribute values are shown up to this length.
 const VALUE_BYTES_SHOWN: usize = 32;
