@@ -210,6 +210,11 @@ impl<R: Replica> Applier<R> {
         };
         if !placed {
             let made = self.make(at, guest.node)?;
+            let before = self.map.get(guest.id);
+            if before.is_some_and(|inode| inode.kind != made.kind) {
+                // An answer to the question for what it was before was passed over, or will be.
+                self.wants.remove(guest.id);
+            }
             self.map.bind(guest.id, made, Trust::Stale);
         }
         self.want_if_stale(guest.id);

@@ -266,7 +266,8 @@ impl<R: Replica> Applier<R> {
                 self.match_all(inode, &xattrs, after.as_ref())?;
                 self.imaged(*id);
             }
-            Op::ImageBegin { .. } => {
+            // Of another kind, it is made anew by the listing that it stands in, and asked for again.
+            Op::ImageBegin { .. } if inode.kind == InodeKind::File => {
                 self.map.set_trust(*id, Trust::Imaging);
                 self.wants.add_asked(*id);
             }

@@ -36,6 +36,13 @@ enum Known {
     Dead,
 }
 
+impl Known {
+    /// Is it there, and of this kind? Answers for anything else are passed over.
+    fn is(self, kind: InodeKind) -> bool {
+        matches!(self, Known::Live(known) | Known::Stale(known) if known == kind)
+    }
+}
+
 /// What became of the stage with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Staged {
@@ -172,10 +179,10 @@ impl<R: Replica> Applier<R> {
             Op::Listing { id, entries, .. } => {
                 self.look_at_listing(stage, *id, entries, frame.header().has_more());
             }
-            Op::Image { id, node, .. } if self.staged(stage, *id) != Known::Dead => {
+            Op::Image { id, node, .. } if self.staged(stage, *id).is(InodeKind::of(node)) => {
                 stage.imaged(*id, InodeKind::of(node));
             }
-            Op::ImageBegin { id } if self.staged(stage, *id) != Known::Dead => {
+            Op::ImageBegin { id } if self.staged(stage, *id).is(InodeKind::File) => {
                 stage.imaging.insert(*id);
                 stage.wants.add_asked(*id);
             }
@@ -252,16 +259,17 @@ impl<R: Replica> Applier<R> {
         let kind = InodeKind::of(node);
         match self.staged(stage, id) {
             Known::Live(known) if known == kind => {}
-            Known::Live(_) | Known::Stale(_) | Known::Dead => stage.want(id, kind),
+            Known::Stale(known) if known == kind => stage.want(id, kind),
+            // An answer to the question for what it was before was passed over, or will be.
+            Known::Live(_) | Known::Stale(_) | Known::Dead => {
+                stage.wants.remove(id);
+                stage.want(id, kind);
+            }
         }
     }
 
     fn look_at_listing(&self, stage: &mut Stage, id: FileId, entries: &[Entry], has_more: bool) {
-        let known = self.staged(stage, id);
-        if !matches!(
-            known,
-            Known::Live(InodeKind::Dir) | Known::Stale(InodeKind::Dir)
-        ) {
+        if !self.staged(stage, id).is(InodeKind::Dir) {
             return;
         }
         for entry in entries {

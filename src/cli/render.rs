@@ -195,6 +195,10 @@ fn set_text(set: &SetStatus, ink: Ink) -> String {
         set.worker_pid, set.worker_restarts
     );
     fact(&mut text, "worker", &worker);
+    if set.roots.is_empty() && set.error.is_some() {
+        // It does not answer, and nothing else is known of it.
+        return text;
+    }
     fact(
         &mut text,
         "captured",

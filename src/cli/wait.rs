@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::run::{Outcome, unexpected};
 use crate::control::{self, Client, Reply, Request, Service};
+use crate::supervisor::Supervision;
 use crate::sync;
 use crate::sys;
 
@@ -27,12 +28,43 @@ impl Deadline {
     }
 }
 
+/// Between two looks for the next worker.
+const PAUSE: Duration = Duration::from_millis(20);
+
 pub(super) fn caught_up(
     run_dir: &Path,
     service: &Service,
     timeout: Option<Duration>,
 ) -> anyhow::Result<Outcome> {
     let deadline = Deadline::after(timeout);
+    loop {
+        let asked = ask(run_dir, service, deadline);
+        let Err(error) = &asked else { return asked };
+        // The next worker of the mount knows as much as the one that was asked.
+        let is_gone = matches!(
+            error.downcast_ref(),
+            Some(control::Error::CutOff { .. } | control::Error::NotRunning { .. })
+        );
+        if !is_gone || !is_another_to_come(run_dir, service) {
+            return asked;
+        }
+        if deadline.left().is_some_and(|left| left < PAUSE) {
+            return no("the worker is being replaced");
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Is a worker of the set there, or started by the supervisor?
+fn is_another_to_come(run_dir: &Path, service: &Service) -> bool {
+    match service {
+        Service::Set(set) => Supervision::read(run_dir, set).is_some_and(|told| !told.rests),
+        Service::Target(_) => false,
+    }
+}
+
+/// Asks the worker that is there.
+fn ask(run_dir: &Path, service: &Service, deadline: Deadline) -> anyhow::Result<Outcome> {
     let client = Client::connect(run_dir, service)?;
     let mounts: Vec<PathBuf> = match client.ask(&Request::Status, Some(control::ANSWER_PATIENCE))? {
         Reply::Set(set) => set.roots.into_iter().map(|r| r.mountpoint.into()).collect(),

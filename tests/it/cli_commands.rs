@@ -7,9 +7,10 @@ use doppelfs::control::{Answer, CursorLine, Handler, Items, QueueLine, Reply, Re
 use doppelfs::control::{SegmentLine, Server, Service};
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 #[test]
 fn what_is_planned_says_so_and_ends_with_2() {
@@ -200,6 +201,50 @@ fn wait_is_0_when_caught_up_and_1_with_the_reason_when_not() {
     assert_eq!(ran.out, "not caught up: a mirror is under way\n");
     let ran = run(scratch.path(), "wait slow --caught-up --timeout -1");
     assert_eq!(ran.code, 2);
+}
+
+#[test]
+fn wait_goes_on_with_the_next_worker() {
+    let scratch = Scratch::new();
+    let runtime = runtime();
+    let mut behind = Talker::named("data", scratch.path());
+    behind.not_caught_up = Some("the target is away".to_owned());
+    let waiting = Arc::clone(&behind.waiting);
+    let first = serve(&runtime, scratch.path(), "data", behind);
+    // What looks like the supervisor of the mount ends with its standard input.
+    let mut supervisor = Command::new("sh")
+        .args(["-c", "read -r _", "mount"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let told = serde_json::json!({
+        "pid": supervisor.id(), "mountpoint": scratch.path(), "worker_pid": 0, "restarts": 0,
+        "serves": true, "rests": false, "last_end": null, "last_stall_us": 0,
+        "longest_stall_us": 0,
+    });
+    std::fs::write(scratch.path().join("data.supervisor"), told.to_string()).unwrap();
+    let child = doppelfs(scratch.path())
+        .args(["wait", "data", "--caught-up", "--timeout", "60"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while waiting.load(Ordering::SeqCst) == 0 {
+        assert!(start.elapsed().as_secs() < 30, "nobody asks");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(first);
+    let next = Talker::named("data", scratch.path());
+    let second = serve(&runtime, scratch.path(), "data", next);
+    let ran = Ran::of(&child.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{}", ran.err);
+    drop(supervisor.stdin.take());
+    supervisor.wait().unwrap();
+    // Without a supervisor nobody follows.
+    drop(second);
+    let ran = run(scratch.path(), "wait data --caught-up --timeout 60");
+    assert_eq!(ran.code, 2, "{}", ran.err);
 }
 
 #[test]

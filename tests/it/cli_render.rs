@@ -57,6 +57,23 @@ fn report() -> StatusReport {
 }
 
 #[test]
+fn of_a_set_that_does_not_answer_only_what_is_known_is_told() {
+    let mut set = SetStatus::unreachable("data", "its worker 5 does not answer".to_owned());
+    set.worker_pid = 5;
+    let report = StatusReport {
+        version: 1,
+        sets: vec![set],
+        targets: Vec::new(),
+    };
+    let text = status_text(&report, Ink::NONE);
+    assert!(text.contains("does not answer"), "{text}");
+    assert!(text.contains("process 5"), "{text}");
+    for unknown in ["captured", "queue", "targets"] {
+        assert!(!text.contains(unknown), "{unknown} is not known: {text}");
+    }
+}
+
+#[test]
 fn status_shows_states_lag_and_what_to_do() {
     let text = status_text(&report(), Ink::NONE);
     for line in [

@@ -93,6 +93,8 @@ pub(crate) struct Talker {
     pub(crate) lines: Vec<QueueLine>,
     pub(crate) stats: Snapshot,
     pub(crate) not_caught_up: Option<String>,
+    /// Counts the requests that wait.
+    pub(crate) waiting: Arc<AtomicU64>,
     /// Counts the requests that were dropped unanswered.
     pub(crate) dropped: Arc<AtomicU64>,
     pub(crate) captured: AtomicU64,
@@ -156,6 +158,7 @@ impl Handler for Talker {
                         reason: None,
                     }),
                     Some(reason) => {
+                        self.waiting.fetch_add(1, Ordering::SeqCst);
                         let time = timeout_ms.map_or(Duration::MAX, Duration::from_millis);
                         tokio::time::sleep(time).await;
                         Ok(Reply::Waited {

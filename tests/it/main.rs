@@ -13,6 +13,7 @@ mod applier_kills;
 mod applier_mirror;
 mod applier_model;
 mod applier_real;
+mod applier_reborn;
 mod applier_rig;
 mod applier_rows;
 mod applier_traps;
