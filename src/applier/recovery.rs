@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | A | no ledger, or one without a position | nothing is known: no position, a full mirror |
 //! | G | no marker, one of another history, or one before the checkpoint | a full mirror, whatever else is found |
-//! | B | table of this ledger, boot and mount, of the ledger's history | map = checkpoint + changes noted; position = done; if an operation had begun, it is in doubt |
+//! | B | table of this ledger, boot and mount, of the ledger's history, that misses nothing since its checkpoint | map = checkpoint + changes noted; position = done; if an operation had begun, it is in doubt |
 //! | C | no such table; the ledger was closed in order, and the marker is not beyond it | position = the ledger's |
 //! | D | no such table; the ledger says that the position was just set anew | position = the ledger's; a full mirror must follow |
 //! | E | no such table; a mirror was under way or required at the checkpoint | a full mirror |
@@ -153,7 +153,9 @@ impl<R: Replica> Applier<R> {
             });
         }
         let resume = resume.filter(|resume| resume.history == position.history);
-        let resume = resume.filter(|resume| resume.done >= position.seq);
+        // A checkpoint that is older than what the table goes on from was put back from a copy.
+        let resume =
+            resume.filter(|resume| resume.base <= position.seq && position.seq <= resume.done);
         if let Some(resume) = resume {
             return self.resume(position, resume); // B
         }

@@ -29,7 +29,7 @@ use super::error::Error;
 use super::ledger::{ID_BYTES, Meta, decode_id, encode_id};
 use super::map::{Change, HELD_BYTES, Held};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"DPAPPL01");
+const MAGIC: u64 = u64::from_le_bytes(*b"DPAPPL02");
 const WORD_MAGIC: usize = 0;
 const WORD_TOKEN: usize = 1;
 const WORD_BOOT: usize = 2;
@@ -40,7 +40,8 @@ const WORD_INTENT: usize = 6;
 const WORD_DONE: usize = 7;
 const WORD_BARRIER: usize = 8;
 const WORD_RECOVERING: usize = 9;
-const WORD_COUNT: usize = 10;
+const WORD_BASE: usize = 10;
+const WORD_COUNT: usize = 11;
 
 const CHANGE_BYTES: usize = ID_BYTES + 1 + HELD_BYTES;
 const RECORD_HEAD_BYTES: usize = 8;
@@ -62,6 +63,8 @@ pub(super) struct Resume {
     pub(super) barrier: bool,
     /// Until this is applied the replica may hold effects of later operations.
     pub(super) recovering: Seq,
+    /// Changes up to here may be missing: a checkpoint had them.
+    pub(super) base: Seq,
 }
 
 /// One operation's changes, read back.
@@ -146,6 +149,7 @@ impl Table {
             done: Seq(words.load(WORD_DONE)),
             barrier: words.load(WORD_BARRIER) != 0,
             recovering: Seq(words.load(WORD_RECOVERING)),
+            base: Seq(words.load(WORD_BASE)),
         });
         let table = Table {
             dir: dir.to_owned(),
@@ -211,6 +215,7 @@ impl Table {
         self.words.store(WORD_HISTORY_HIGH, high);
         self.words.store(WORD_BARRIER, 0);
         self.words.store(WORD_RECOVERING, recovering.0);
+        self.words.store(WORD_BASE, done.0);
         self.words.store(WORD_INTENT, done.0);
         self.words.store(WORD_DONE, done.0);
         self.words.store(WORD_MAGIC, MAGIC);
@@ -237,6 +242,8 @@ impl Table {
     /// Changes after `seq` go to a new file; files that the durable position covers are removed.
     pub(super) fn rotate(&mut self, seq: Seq, durable: Seq) -> Result<(), Error> {
         let dir = &self.dir;
+        let base = self.words.load(WORD_BASE).max(durable.0);
+        self.words.store(WORD_BASE, base);
         self.older.retain(|&(number, last)| {
             last > durable || std::fs::remove_file(log_path(dir, number)).is_err()
         });

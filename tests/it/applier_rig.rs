@@ -420,7 +420,7 @@ impl<R: Replica + Clone> Rig<R> {
     /// What dies between noting an operation and saying that it is done.
     pub fn undo_done(&mut self, before: Seq) {
         self.applier = None;
-        let words = SharedWords::open(&self.table.0.join("applied"), 10).unwrap();
+        let words = SharedWords::open(&self.table.0.join("applied"), 11).unwrap();
         words.store(7, before.0);
     }
 

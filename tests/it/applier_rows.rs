@@ -84,6 +84,26 @@ fn row_c_closed_in_order_needs_nothing() {
     needs_mirror(&mut rig, 'F');
 }
 
+#[test]
+fn row_b_a_restored_older_map_is_not_completed_by_a_table_that_went_on() {
+    let (mut source, mut rig) = ten_after_checkpoint();
+    rig.applier().checkpoint_now().unwrap();
+    let old = rig.ledger.state.lock().unwrap().clone();
+    for _ in 0..3 {
+        step(&mut source, &mut rig, 10);
+        rig.applier().checkpoint_now().unwrap();
+    }
+    step(&mut source, &mut rig, 5);
+    // The process is killed, its table stays, and the map is put back from a copy.
+    rig.applier = None;
+    *rig.ledger.state.lock().unwrap() = old;
+    let recovered = rig.open().unwrap();
+    let is_redone = matches!(recovered.start, Start::Redone { .. });
+    assert!(is_redone, "{recovered:?}");
+    rig.catch_up().unwrap();
+    check(&source, &rig, Depth::All, "restored");
+}
+
 /// The state as it was at a clean end, after which the replica went on.
 fn restored_after_going_on() -> (Source, Rig<SimReplica>) {
     let (mut source, mut rig) = ten_after_checkpoint();

@@ -178,7 +178,7 @@ impl Target {
     }
 
     fn sabotage(&mut self, rng: &mut StdRng) {
-        let Ok(words) = SharedWords::open(&self.rig.table.0.join("applied"), 10) else {
+        let Ok(words) = SharedWords::open(&self.rig.table.0.join("applied"), 11) else {
             return;
         };
         let (intent, done) = (words.load(6), words.load(7));
