@@ -43,6 +43,20 @@ pub(super) struct Shared {
     pub(super) sent_ops: OpCounters,
 }
 
+/// How long what was read of the journal is good enough while the marks rise.
+const OLDEST_GOOD_NS: u64 = 1_000_000_000;
+
+/// When the first record after a mark was captured, as the journal says.
+#[derive(Debug, Clone, Copy)]
+struct Oldest {
+    /// The mark.
+    seq: Seq,
+    /// When that was, since 1970.
+    time_ns: u64,
+    /// When it was read, on the monotonic clock.
+    read_ns: u64,
+}
+
 #[derive(Default)]
 struct Inner {
     link: Link,
@@ -62,7 +76,7 @@ struct Inner {
     stopping: bool,
     mirror_asked: bool,
     end: Option<Error>,
-    oldest: Option<(Seq, u64)>,
+    oldest: Option<Oldest>,
 }
 
 impl Shared {
@@ -375,7 +389,7 @@ impl Shared {
         &self,
         (seq, bytes, oldest_ns): (Seq, u64, Option<u64>),
         end: Seq,
-        to_read: Option<Option<(Seq, u64)>>,
+        to_read: Option<Option<Oldest>>,
     ) -> Lag {
         let ops = end.0.saturating_sub(seq.0);
         if ops == 0 {
@@ -392,16 +406,26 @@ impl Shared {
         }
     }
 
-    /// When the first record after `applied` was captured, read from the journal once.
-    fn oldest_pending(&self, applied: Seq, remembered: Option<(Seq, u64)>) -> Option<u64> {
-        if let Some((_, then)) = remembered.filter(|(seq, _)| *seq == applied) {
-            return Some(then);
+    /// When the first record after `applied` was captured, read from the journal. While it rises, and many
+    /// look, what was read a moment ago will do: the age is a little too high then.
+    fn oldest_pending(&self, applied: Seq, remembered: Option<Oldest>) -> Option<u64> {
+        let now_ns = sys::monotonic_ns();
+        let still_good = |known: &Oldest| {
+            let is_recent = now_ns.saturating_sub(known.read_ns) < OLDEST_GOOD_NS;
+            known.seq == applied || known.seq < applied && is_recent
+        };
+        if let Some(known) = remembered.filter(still_good) {
+            return Some(known.time_ns);
         }
         let journal = &self.options.journal;
         let first = || journal.reader(applied).ok()?.next().ok()?;
         let then = first().map(|frame| frame.header().time_ns);
         let then = then.or_else(|| journal.usage().oldest_time_ns)?;
-        self.inner.lock().oldest = Some((applied, then));
+        self.inner.lock().oldest = Some(Oldest {
+            seq: applied,
+            time_ns: then,
+            read_ns: now_ns,
+        });
         Some(then)
     }
 }

@@ -193,19 +193,35 @@ impl Fixture {
 
     /// Kills supervisor and worker, as the loss of power does, and takes the dead mount away.
     pub(crate) fn lose_source(&self) {
+        // The supervisor first: it would start another worker, or has just done so.
         let told = self.supervision().expect("a supervisor");
-        let pid = |what: &str| told.get(what).and_then(Value::as_u64).unwrap_or(0);
-        // The supervisor first: it would start another worker.
-        let pids = ["pid", "worker_pid"].map(pid);
-        pids.iter().for_each(|&pid| kill_worker(pid));
+        let pid = told.get("pid").and_then(Value::as_u64);
+        kill_worker(pid.expect("its process"));
         // What they hold is free when they are.
         until("the processes to be gone", || {
-            pids.iter().all(|&pid| !is_worker(pid))
+            let pids = self.processes();
+            pids.iter().for_each(|&pid| kill_worker(pid));
+            pids.is_empty()
         });
         until("the mount to be gone", || {
             !self.is_mounted() || sys::umount(&self.data, true).is_err()
         });
         assert!(!self.is_mounted(), "the dead mount cannot be unmounted");
+    }
+
+    /// Supervisor and workers of the set.
+    fn processes(&self) -> Vec<u64> {
+        let names = std::fs::read_dir("/proc").expect("list /proc").flatten();
+        let pids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let run_dir = self.run_dir.as_os_str().as_encoded_bytes();
+        let is_ours = |pid: &u64| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = words.split(|&byte| byte == 0);
+            is_worker(*pid)
+                && words.any(|word| word == b"mount")
+                && words.any(|word| word == run_dir)
+        };
+        pids.filter(is_ours).collect()
     }
 
     /// Unmounts in order.
