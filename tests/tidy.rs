@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Rooms by floor. A room uses rooms of lower floors only, never beside or above itself.
-const FLOORS: [(&str, u8); 24] = [
+const FLOORS: [(&str, u8); 25] = [
     ("types", 0),
     ("sync", 0),
     ("sys", 1),
     ("codec", 1),
     ("stats", 1),
+    ("keys", 2),
     ("live", 2),
     ("passthrough", 3),
     ("journal", 3),
@@ -34,12 +35,16 @@ const FLOORS: [(&str, u8); 24] = [
 ];
 
 /// Packages that only these rooms may name.
-const OWNERS: [(&str, &[&str]); 6] = [
+const OWNERS: [(&str, &[&str]); 10] = [
     ("parking_lot", &["sync"]),
     ("fuser", &["fuse"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("zstd", &["wire"]),
+    ("rustls", &["wire"]),
+    ("tokio_rustls", &["wire"]),
+    ("ring", &["keys"]),
+    ("zeroize", &["keys", "control"]),
     ("sled", &["journal", "applier"]),
 ];
 

@@ -254,6 +254,10 @@ fn connection_text(one: &ConnectionStatus, ink: Ink) -> String {
         || "not connected".to_owned(),
         |s| format!("connected since {s}"),
     );
+    let since = match &one.protection {
+        Some(protection) if protection != "plain" => format!("{since}, {protection}"),
+        _ => since,
+    };
     fact(&mut text, "transmit", &format!("{transmit}, {since}"));
     let states = format!(
         "{}, target {}",
@@ -351,8 +355,19 @@ fn target_text(target: &TargetStatus, ink: Ink) -> String {
     }
     text += &format!(": root {}, process {}\n", target.root, target.pid);
     if target.insecure {
-        let note = "plain TCP without authentication, loopback only";
+        let note =
+            "plain TCP without authentication is taken, too: every user of this host can use it";
         fact(&mut text, "transport", &ink.yellow(note));
+    }
+    let key = target.key.get(..16).unwrap_or(&target.key);
+    fact(
+        &mut text,
+        "peers",
+        &format!("{} sources are paired with key {key}", target.peers),
+    );
+    if let Some(last) = &target.last_refusal {
+        let note = format!("{} connections, the last one {last}", target.refused);
+        fact(&mut text, "refused", &ink.yellow(&note));
     }
     if target.streams.is_empty() {
         fact(&mut text, "streams", "none yet");

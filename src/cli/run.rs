@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command};
 use super::compare::Depth;
-use super::{compare, mount, queue, restart, show, stats, target, umount, wait};
+use super::{compare, mount, peers, queue, restart, show, stats, target, umount, wait};
 use crate::config::MountOptions;
 use crate::config::TargetOptions;
 use crate::control::{self, Client, MirrorKind, Reply, Request, Service};
@@ -199,6 +199,8 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             let service = choose_set(&run_dir, set.as_deref())?;
             wait::caught_up(&run_dir, &service, timeout.map(seconds).transpose()?)
         }
+        Verb::Pair(args) => peers::pair(&args),
+        Verb::Peers(verb) => peers::peers(&verb, &run_dir),
         Verb::Mirror(verb) => run_mirror(verb, &run_dir),
         Verb::Compare {
             left,
@@ -227,8 +229,6 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
 
 fn planned(verb: &Verb) -> anyhow::Error {
     let (name, instead) = match verb {
-        Verb::Pair(_) => ("pair", "use --insecure-loopback on one machine"),
-        Verb::Peers(_) => ("peers", "use --insecure-loopback on one machine"),
         Verb::Top(_) => ("top", "use `doppelfs stats --follow`"),
         Verb::Connect(_) => ("connect", "give --target at the mount"),
         Verb::Disconnect(_) => ("disconnect", "mount without --target"),
@@ -248,6 +248,8 @@ fn planned(verb: &Verb) -> anyhow::Error {
             "see `doppelfs status --json` and log/worker.log in the state",
         ),
         Verb::Mount(_)
+        | Verb::Pair(_)
+        | Verb::Peers(_)
         | Verb::Umount { .. }
         | Verb::Target(_)
         | Verb::Status { .. }
@@ -280,10 +282,12 @@ fn run_target(verb: TargetVerb, run_dir: &Path, entrances: &Entrances) -> anyhow
             )?;
             target::serve(options, entrances)
         }
-        TargetVerb::Invite(_) => {
-            let instead = "use --insecure-loopback on one machine";
-            Err(not_built("target invite", instead))
-        }
+        TargetVerb::Invite(args) => peers::invite(&args, run_dir),
+        TargetVerb::RotateKey {
+            finish,
+            force,
+            port,
+        } => peers::rotate_target(run_dir, port, finish, force),
         TargetVerb::Pause(_) => Err(not_built("target pause", later)),
         TargetVerb::Resume(_) => Err(not_built("target resume", later)),
     }

@@ -35,6 +35,7 @@ mod client;
 mod error;
 mod escape;
 mod message;
+mod peers;
 mod queue_line;
 mod server;
 pub mod status;
@@ -47,5 +48,6 @@ pub use message::{
     CursorLine, HEARTBEAT, Item, MirrorKind, QueueReport, REQUEST_NAMES, Reply, Request,
     SegmentLine, VERSION, encode_request, parse_request,
 };
+pub use peers::{PeerLine, PeersReport, RefusalLine, SecretText, TermsChange};
 pub use queue_line::QueueLine;
 pub use server::{Answer, Handler, Items, Server};

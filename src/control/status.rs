@@ -223,6 +223,8 @@ pub struct ConnectionStatus {
     pub staged: bool,
     /// Plain TCP without authentication, loopback only.
     pub insecure: bool,
+    /// How the connection is protected: `plain`, or protocol and cipher; none while there is none.
+    pub protection: Option<String>,
     /// What is wrong, and what to do.
     pub error: Option<String>,
 }
@@ -294,6 +296,8 @@ pub struct StreamStatus {
     pub remap_from: Vec<String>,
     /// Is there a connection?
     pub connected: bool,
+    /// How it is protected: `plain`, or protocol and cipher.
+    pub protection: Option<String>,
     /// The line of positions.
     pub history: String,
     /// Watermark.
@@ -326,8 +330,16 @@ pub struct TargetStatus {
     pub state_dir: String,
     /// Its process.
     pub pid: u32,
-    /// Without authentication, loopback only.
+    /// Plain TCP from this host is taken, without authentication.
     pub insecure: bool,
+    /// The fingerprint of its key.
+    pub key: String,
+    /// Sources that are paired with it.
+    pub peers: u64,
+    /// Connections refused since it was started.
+    pub refused: u64,
+    /// The last refusal, for people.
+    pub last_refusal: Option<String>,
     /// Its streams.
     pub streams: Vec<StreamStatus>,
     /// What is wrong with the target itself, and what to do.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 
 use crate::config::{self, MountOptions, Role, StateOwner, Surroundings};
 use crate::journal::Journal;
+use crate::keys::Pairings;
 use crate::live::Live;
 use crate::passthrough::{Tree, unfit};
 use crate::supervisor::{Handover, Line, Ready};
@@ -213,8 +214,28 @@ fn cached_descriptors() -> usize {
 /// Why not, for people.
 pub fn probe_source(options: &MountOptions) -> anyhow::Result<()> {
     open_tree(options)?;
+    check_pairings(options)?;
     claim::check(options)?;
     claim::make_run_dir(&options.run_dir)
+}
+
+/// Is this host paired with the targets? Found out here, where somebody reads it, and not only by the
+/// connection.
+fn check_pairings(options: &MountOptions) -> anyhow::Result<()> {
+    if options.insecure_loopback {
+        return Ok(());
+    }
+    let pairings = Pairings::of(&options.keys_dir);
+    for target in &options.targets {
+        pairings.find(&target.pairing())?;
+        if pairings.key()?.is_none() {
+            bail!(
+                "there is no key in {}; pair this host with {target} once more",
+                options.keys_dir.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {

@@ -16,6 +16,8 @@ use crate::supervisor::Ready;
 use crate::sys;
 use crate::wire;
 
+use super::acquaintance::{self, Invitation};
+
 /// Serves a target until it is told to end.
 ///
 /// # Errors
@@ -45,6 +47,7 @@ pub fn run_target(options: TargetOptions, ready: Ready) -> anyhow::Result<()> {
         root: options.root.clone(),
         state: options.state_dir.clone(),
         run: None,
+        host_name: sys::host_name(),
         insecure_loopback: options.insecure_loopback,
         queue: journal::Options::default(),
         runtime: runtime.handle().clone(),
@@ -131,6 +134,34 @@ impl Handler for Answers {
                     self.stop.notify_one();
                     Ok(Reply::Done)
                 }
+                Request::Invite {
+                    set,
+                    path,
+                    terms,
+                    expires_seconds,
+                } => {
+                    let invitation = Invitation {
+                        set,
+                        path,
+                        terms,
+                        expires_seconds,
+                    };
+                    self.blocking(move |target| acquaintance::invite(target, invitation))
+                        .await
+                }
+                Request::Peers => self.blocking(acquaintance::peers).await,
+                Request::RevokePeer { name } => {
+                    self.blocking(move |target| acquaintance::revoke(target, &name))
+                        .await
+                }
+                Request::SetPeer { name, terms } => {
+                    self.blocking(move |target| acquaintance::set(target, &name, terms))
+                        .await
+                }
+                Request::RotateKey { finish, force } => {
+                    self.blocking(move |target| acquaintance::rotate(target, finish, force))
+                        .await
+                }
                 Request::Wait { .. }
                 | Request::QueueTail { .. }
                 | Request::QueueShow
@@ -147,14 +178,31 @@ impl Handler for Answers {
 }
 
 impl Answers {
+    /// Does what writes files or waits for sessions to end.
+    async fn blocking(
+        &self,
+        work: impl FnOnce(&Target) -> Result<Reply, Refusal> + Send + 'static,
+    ) -> Result<Reply, Refusal> {
+        let target = Arc::clone(&self.target);
+        tokio::task::spawn_blocking(move || work(&target))
+            .await
+            .unwrap_or_else(|_| Err(Refusal::new(RefusalCode::State, "the target is ending")))
+    }
+
     fn status(&self) -> TargetStatus {
         let snapshot = self.target.snapshot();
+        let doors = self.target.doors();
+        let last = doors.refusals.last();
         TargetStatus {
             listen: snapshot.address.to_string(),
             root: snapshot.root.display().to_string(),
             state_dir: self.options.state_dir.display().to_string(),
             pid: std::process::id(),
             insecure: self.options.insecure_loopback,
+            key: doors.key.to_string(),
+            peers: doors.peers.len() as u64,
+            refused: doors.refused,
+            last_refusal: last.map(|refusal| format!("{}: {}", refusal.from, refusal.text)),
             streams: snapshot.streams.iter().map(stream).collect(),
             error: None,
         }
@@ -172,6 +220,7 @@ fn stream(snapshot: &StreamSnapshot) -> StreamStatus {
             .map(|remap| remap.from.clone())
             .unwrap_or_default(),
         connected: snapshot.peer.is_some(),
+        protection: snapshot.protection.clone(),
         history: snapshot
             .history
             .map(|history| history.to_string())

@@ -25,7 +25,7 @@ mod xfs;
 pub use btrfs::btrfs_subvolumes_in;
 pub use cred::{Identity, NO_GROUP, adopt, unshare_fs_state};
 pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
-pub use file::{fadvise_dontneed, flock_exclusive};
+pub use file::{fadvise_dontneed, flock_exclusive, flock_wait};
 pub use fs::{
     CopyRange, UTIME_NOW, access_anyhow, chmod_fd, chown_fd, copy_file_range, data_segment,
     fallocate, fchmod, fdatasync, folds_case, fsync, ftruncate, linkat_fd, lseek, mkdirat, mknodat,
@@ -41,9 +41,9 @@ pub use mount::{
     read_mounts_of, umount, wait_mounts_changed,
 };
 pub use process::{
-    Credentials, act_without_own_limits, boot_id, coarse_now, is_root, monotonic_ns, now,
-    open_files_limit, random_u128, ready_notify, realtime_ns, return_memory, set_umask,
-    sync_file_system_of,
+    Credentials, act_without_own_limits, boot_id, coarse_now, effective_uid, host_name, is_root,
+    monotonic_ns, now, open_files_limit, random_u128, ready_notify, realtime_ns, return_memory,
+    set_umask, sync_file_system_of,
 };
 pub use relay::{
     fuse_doubt_names, fuse_init_again, fuse_resend, inherited, keep_over_exec, message_pair,

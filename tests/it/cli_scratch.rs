@@ -169,7 +169,13 @@ impl Handler for Talker {
                 },
                 Request::MirrorStart { .. } => Ok(Reply::MirrorStarted { mirror: 7 }),
                 Request::Stop => panic!("planted"),
-                Request::PrepareUmount | Request::AbandonUmount => Err(Refusal::new(
+                Request::PrepareUmount
+                | Request::AbandonUmount
+                | Request::Invite { .. }
+                | Request::Peers
+                | Request::RevokePeer { .. }
+                | Request::SetPeer { .. }
+                | Request::RotateKey { .. } => Err(Refusal::new(
                     RefusalCode::State,
                     "nothing is mounted; mount first",
                 )),
