@@ -34,6 +34,7 @@
 //! | 1 | [`codec`] | record to bytes and back; the same on disk and on the wire |
 //! | 1 | [`stats`] | what is counted, under which name, and what it means over time |
 //! | 2 | [`live`] | what survives the worker: known nodes, open files, requests under way |
+//! | 2 | [`confine`] | what a process gives up before it listens to strangers |
 //! | 3 | [`passthrough`] | a plain file system over a directory, by identity and not by path |
 //! | 3 | [`journal`] | the ordered durable queue: append, read, trim, recover |
 //! | 3 | [`wire`] | addresses, messages, handshake, batches |
@@ -88,6 +89,7 @@ pub mod capture;
 pub mod cli;
 pub mod codec;
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod daemon;
 pub mod digest;

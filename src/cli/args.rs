@@ -265,6 +265,10 @@ pub(super) enum TargetVerb {
         /// Plain TCP without authentication, on loopback addresses only
         #[arg(long)]
         insecure_loopback: bool,
+        /// What the process gives up before it serves: auto (what the kernel has), no, required, or
+        /// some of capabilities,seccomp,landlock
+        #[arg(long, value_name = "auto|no|required|PARTS")]
+        confine: Option<String>,
     },
     /// Let a source in (not built yet)
     Invite(Unbuilt),

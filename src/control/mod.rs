@@ -48,4 +48,4 @@ pub use message::{
     SegmentLine, VERSION, encode_request, parse_request,
 };
 pub use queue_line::QueueLine;
-pub use server::{Answer, Handler, Items, Server};
+pub use server::{Answer, Handler, Items, Server, prepare_run_dir};
