@@ -388,7 +388,7 @@ fn confinement_text(text: &mut String, confinement: &ConfinementStatus, ink: Ink
     };
     fact(text, "confinement", &shown);
     for lack in &confinement.lacks {
-        fact(text, "not confined", &ink.yellow(lack));
+        fact(text, "unconfined", &ink.yellow(lack));
     }
 }
 
