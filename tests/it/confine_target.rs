@@ -13,7 +13,7 @@ use crate::confine_child::{child, is_ready, kept_here, scratch};
 use crate::scratch::Scratch;
 
 /// A target that serves.
-struct Serving {
+pub struct Serving {
     child: Child,
     output: BufReader<ChildStdout>,
     run_dir: PathBuf,
@@ -45,7 +45,7 @@ fn command(scratch: &Scratch, confine: Option<&str>) -> Command {
 }
 
 impl Serving {
-    fn start(scratch: &Scratch, confine: Option<&str>) -> Serving {
+    pub fn start(scratch: &Scratch, confine: Option<&str>) -> Serving {
         Serving::hear(scratch, &mut command(scratch, confine))
     }
 
@@ -96,8 +96,13 @@ impl Serving {
         entries.filter_map(|entry| of(entry.path())).collect()
     }
 
+    /// Its process, and so its main thread.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it in order.
-    fn end(mut self) {
+    pub fn end(mut self) {
         let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         let mut rest = String::new();

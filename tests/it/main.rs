@@ -32,6 +32,8 @@ mod confine_calls;
 mod confine_child;
 mod confine_parts;
 mod confine_target;
+#[cfg(target_arch = "x86_64")]
+mod confine_traced;
 mod control;
 mod digest_equal;
 mod digest_kinds;
