@@ -35,6 +35,7 @@
 //! | 1 | [`stats`] | what is counted, under which name, and what it means over time |
 //! | 2 | [`keys`] | who somebody is: self-made keys, invitations, the targets of this host |
 //! | 2 | [`live`] | what survives the worker: known nodes, open files, requests under way |
+//! | 2 | [`confine`] | what a process gives up before it listens to strangers |
 //! | 3 | [`passthrough`] | a plain file system over a directory, by identity and not by path |
 //! | 3 | [`journal`] | the ordered durable queue: append, read, trim, recover |
 //! | 3 | [`wire`] | addresses, TLS, messages, handshake, batches |
@@ -89,6 +90,7 @@ pub mod capture;
 pub mod cli;
 pub mod codec;
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod daemon;
 pub mod digest;

@@ -369,6 +369,10 @@ pub(super) enum TargetVerb {
         /// this host
         #[arg(long)]
         insecure_loopback: bool,
+        /// What the process gives up before it serves: auto (what the kernel has), no, required, or
+        /// some of capabilities,seccomp,landlock
+        #[arg(long, value_name = "auto|no|required|PARTS")]
+        confine: Option<String>,
     },
     /// Print a token that lets in one source, once
     Invite(InviteArgs),

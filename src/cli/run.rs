@@ -272,6 +272,7 @@ fn run_target(verb: TargetVerb, run_dir: &Path, entrances: &Entrances) -> anyhow
             root,
             state,
             insecure_loopback,
+            confine,
         } => {
             let options = TargetOptions::new(
                 listen.as_deref(),
@@ -280,6 +281,7 @@ fn run_target(verb: TargetVerb, run_dir: &Path, entrances: &Entrances) -> anyhow
                 Some(run_dir),
                 insecure_loopback,
             )?;
+            let options = options.confined(confine.as_deref())?;
             target::serve(options, entrances)
         }
         TargetVerb::Invite(args) => peers::invite(&args, run_dir),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::OptionError;
 use super::mount::{absolute, default_run_dir};
+use crate::confine::{Wish, WishError};
 use crate::wire::PORT_DEFAULT;
 
 /// What `doppelfs target serve` was asked for, complete.
@@ -20,6 +21,8 @@ pub struct TargetOptions {
     pub run_dir: PathBuf,
     /// Plain TCP is taken beside TLS, from this machine only.
     pub insecure_loopback: bool,
+    /// What its process gives up once everything is open.
+    pub confine: Wish,
 }
 
 /// `/var/lib/doppelfs/target`.
@@ -89,6 +92,24 @@ impl TargetOptions {
             state_dir: or(state, default_target_state_dir())?,
             run_dir: or(run_dir, default_run_dir())?,
             insecure_loopback,
+            confine: Wish::default(),
         })
+    }
+
+    /// The same with this confinement, if one is asked for.
+    ///
+    /// # Errors
+    /// [`OptionError::Value`].
+    pub fn confined(mut self, asked: Option<&str>) -> Result<TargetOptions, OptionError> {
+        if let Some(text) = asked {
+            self.confine = text
+                .parse()
+                .map_err(|expected: WishError| OptionError::Value {
+                    key: "confine".to_owned(),
+                    value: text.to_owned(),
+                    expected: expected.to_string(),
+                })?;
+        }
+        Ok(self)
     }
 }

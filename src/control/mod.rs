@@ -50,4 +50,4 @@ pub use message::{
 };
 pub use peers::{PeerLine, PeersReport, RefusalLine, SecretText, TermsChange};
 pub use queue_line::QueueLine;
-pub use server::{Answer, Handler, Items, Server};
+pub use server::{Answer, Handler, Items, Server, prepare_run_dir};

@@ -59,6 +59,18 @@ impl Items {
     }
 }
 
+/// Makes the directory of the sockets (0700) when it is missing.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn prepare_run_dir(run_dir: &Path) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(run_dir)
+        .map_err(Error::io("create", run_dir))
+}
+
 /// A listening service. Dropping it ends every conversation, removes the socket and frees the name.
 #[derive(Debug)]
 pub struct Server {
@@ -79,11 +91,7 @@ impl Server {
         handler: Arc<dyn Handler>,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Server, Error> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(run_dir)
-            .map_err(Error::io("create", run_dir))?;
+        prepare_run_dir(run_dir)?;
         let lock = take_name(run_dir, service)?;
         let path = service.socket(run_dir);
         // Having the lock, whatever socket is there is left over.

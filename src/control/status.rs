@@ -318,6 +318,41 @@ pub struct StreamStatus {
     pub error: Option<String>,
 }
 
+/// A layer of a target's confinement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerState {
+    /// It holds.
+    On,
+    /// Nobody asked for it.
+    #[default]
+    Off,
+    /// It was asked for and could not be had.
+    Missing,
+}
+
+/// What a target's process has given up.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfinementStatus {
+    /// What was asked for: `auto`, `no`, `required`, or the layers.
+    pub asked: String,
+    /// Capabilities.
+    pub capabilities: LayerState,
+    /// Those that are kept.
+    pub capabilities_kept: Vec<String>,
+    /// System calls.
+    pub seccomp: LayerState,
+    /// Landlock.
+    pub landlock: LayerState,
+    /// Version of its interface, where the kernel has it.
+    pub landlock_version: Option<u32>,
+    /// What it refuses.
+    pub landlock_refuses: Vec<String>,
+    /// What was asked for and is not there, one line each.
+    pub lacks: Vec<String>,
+}
+
 /// A target.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -340,6 +375,8 @@ pub struct TargetStatus {
     pub refused: u64,
     /// The last refusal, for people.
     pub last_refusal: Option<String>,
+    /// What its process has given up.
+    pub confinement: ConfinementStatus,
     /// Its streams.
     pub streams: Vec<StreamStatus>,
     /// What is wrong with the target itself, and what to do.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use crate::config::{self, MountOptions, Role, StateOwner, Surroundings};
+use crate::confine;
 use crate::journal::Journal;
 use crate::keys::Pairings;
 use crate::live::Live;
@@ -32,6 +33,10 @@ const ST_NOSYMFOLLOW: u64 = 0x2000;
 /// What stands in the way, for people.
 pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()> {
     sys::act_without_own_limits();
+    // Before any thread is started, all of which inherit it.
+    if let Err(error) = confine::give_up_unused() {
+        tracing::debug!(%error, "capabilities that no source uses are kept");
+    }
     let line = Line::inherited();
     let handover = line.as_ref().map(|line| line.begin()).transpose();
     let handover = handover.context("cannot hear the supervisor")?.flatten();

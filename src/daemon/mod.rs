@@ -15,6 +15,7 @@ mod answers;
 mod believe;
 mod bypass;
 mod claim;
+mod confined;
 mod detach;
 mod entry;
 mod events;

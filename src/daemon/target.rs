@@ -6,8 +6,11 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+use super::confined::{confine_target, shown};
 use crate::config::{self, Role, StateOwner, TargetOptions};
-use crate::control::status::{DataState, StreamStatus, TargetState, TargetStatus};
+use crate::control::status::{
+    ConfinementStatus, DataState, StreamStatus, TargetState, TargetStatus,
+};
 use crate::control::{self, Answer, Handler, Items, Refusal, RefusalCode, Reply, Request};
 use crate::journal;
 use crate::receiver::{ServeOptions, StreamSnapshot, Target};
@@ -34,30 +37,37 @@ pub fn run_target(options: TargetOptions, ready: Ready) -> anyhow::Result<()> {
         name: "target".to_owned(),
         path: options.root.clone(),
     };
+    check_root(&options)?;
+    config::claim_state(&options.state_dir, &owner)?;
+    let tables = Target::run_dir(None)?;
+    control::prepare_run_dir(&options.run_dir)?;
+    let socket = Target::bind(options.listen)?;
+    // Everything is there that needs more than the process keeps, and no thread runs yet.
+    let confinement = confine_target(&options, &tables)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("dfs-net")
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    check_root(&options)?;
-    config::claim_state(&options.state_dir, &owner)?;
-    let target = Target::serve(ServeOptions {
+    let serving = ServeOptions {
         listen: options.listen,
         root: options.root.clone(),
         state: options.state_dir.clone(),
-        run: None,
         host_name: sys::host_name(),
+        run: Some(tables),
         insecure_loopback: options.insecure_loopback,
         queue: journal::Options::default(),
         runtime: runtime.handle().clone(),
-    })?;
+    };
+    let target = Target::serve_on(socket, serving)?;
     let address = target.address();
     let target = Arc::new(target);
     let stop = Arc::new(Notify::new());
     let answers = Arc::new(Answers {
         options: options.clone(),
         target: target.clone(),
+        confinement: shown(&confinement),
         stop: stop.clone(),
     });
     let service = control::Service::Target(address.port());
@@ -122,6 +132,7 @@ fn check_root(options: &TargetOptions) -> anyhow::Result<()> {
 struct Answers {
     options: TargetOptions,
     target: Arc<Target>,
+    confinement: ConfinementStatus,
     stop: Arc<Notify>,
 }
 
@@ -203,6 +214,7 @@ impl Answers {
             peers: doors.peers.len() as u64,
             refused: doors.refused,
             last_refusal: last.map(|refusal| format!("{}: {}", refusal.from, refusal.text)),
+            confinement: self.confinement.clone(),
             streams: snapshot.streams.iter().map(stream).collect(),
             error: None,
         }

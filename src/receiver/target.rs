@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -36,6 +36,8 @@ use super::welcome;
 
 /// Connections at one time, those in the handshake included.
 const CONNECTION_COUNT_MAX: usize = 256;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Pause after the system could not accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -134,7 +136,33 @@ impl Target {
     /// # Errors
     /// Any [`Error`] that stands for the target as a whole; a stream that cannot be opened is shown
     /// by [`Target::snapshot`] instead.
-    pub fn serve(mut options: ServeOptions) -> Result<Target, Error> {
+    pub fn serve(options: ServeOptions) -> Result<Target, Error> {
+        let socket = Target::bind(options.listen)?;
+        Target::serve_on(socket, options)
+    }
+
+    /// Takes an address, for [`Target::serve_on`]; nobody can connect yet.
+    ///
+    /// # Errors
+    /// [`Error::Listen`].
+    pub fn bind(address: SocketAddr) -> Result<TcpSocket, Error> {
+        let bound = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        bound().map_err(|source| Error::Listen { address, source })
+    }
+
+    /// As [`Target::serve`], on what [`Target::bind`] gave: for a process that cannot bind any more.
+    ///
+    /// # Errors
+    /// As [`Target::serve`].
+    pub fn serve_on(socket: TcpSocket, mut options: ServeOptions) -> Result<Target, Error> {
         if !sys::is_root() {
             return Err(Error::NotRoot);
         }
@@ -150,7 +178,7 @@ impl Target {
         let id = own_id(&options.state)?;
         let keys = OwnKeys::load(&options.state)?;
         let peers = Peers::load(&options.state)?;
-        let run = run_dir(options.run.as_deref())?;
+        let run = Target::run_dir(options.run.as_deref())?;
         let shared = Arc::new(Shared {
             id,
             run,
@@ -166,8 +194,10 @@ impl Target {
         let options = &shared.options;
         let address = options.listen;
         let listening = |source| Error::Listen { address, source };
-        let listener = options.runtime.block_on(TcpListener::bind(address));
-        let listener = listener.map_err(listening)?;
+        let listener = {
+            let _runtime = options.runtime.enter();
+            socket.listen(BACKLOG).map_err(listening)?
+        };
         let address = listener.local_addr().map_err(listening)?;
         let accepting = options.runtime.spawn(accept(Arc::clone(&shared), listener));
         info!(%address, root = %options.root.display(), "target serves");
@@ -177,6 +207,29 @@ impl Target {
             accepting: Some(accepting),
             _lock: lock,
         })
+    }
+
+    /// The directory for tables, made where it is missing: on a tmpfs, so that it survives this process
+    /// and not the host.
+    ///
+    /// # Errors
+    /// It cannot be made, or is on no tmpfs.
+    pub fn run_dir(asked: Option<&Path>) -> Result<PathBuf, Error> {
+        let is_tmpfs = |path: &Path| {
+            let opened = File::open(path).map_err(failed("open", path))?;
+            let magic = sys::file_system_magic(opened.as_fd()).map_err(failed("statfs", path))?;
+            Ok::<bool, Error>(magic == libc::TMPFS_MAGIC)
+        };
+        let dir = match asked {
+            Some(dir) => dir.to_owned(),
+            None if is_tmpfs(Path::new("/run")).unwrap_or(false) => "/run/doppelfs-target".into(),
+            None => "/dev/shm/doppelfs-target".into(),
+        };
+        registry::create_private(&dir)?;
+        match is_tmpfs(&dir)? {
+            true => Ok(dir),
+            false => Err(Error::NotTmpfs { path: dir }),
+        }
     }
 
     /// Where it listens.
@@ -393,25 +446,6 @@ fn own_id(state: &Path) -> Result<String, Error> {
     id.truncate(16);
     registry::write_durably(&path, id.as_bytes())?;
     Ok(id)
-}
-
-/// The directory for tables: on a tmpfs, so that it survives this process and not the host.
-fn run_dir(asked: Option<&Path>) -> Result<PathBuf, Error> {
-    let is_tmpfs = |path: &Path| {
-        let opened = File::open(path).map_err(failed("open", path))?;
-        let magic = sys::file_system_magic(opened.as_fd()).map_err(failed("statfs", path))?;
-        Ok::<bool, Error>(magic == libc::TMPFS_MAGIC)
-    };
-    let dir = match asked {
-        Some(dir) => dir.to_owned(),
-        None if is_tmpfs(Path::new("/run")).unwrap_or(false) => "/run/doppelfs-target".into(),
-        None => "/dev/shm/doppelfs-target".into(),
-    };
-    registry::create_private(&dir)?;
-    match is_tmpfs(&dir)? {
-        true => Ok(dir),
-        false => Err(Error::NotTmpfs { path: dir }),
-    }
 }
 
 fn open_streams(shared: &Arc<Shared>) -> Result<(), Error> {

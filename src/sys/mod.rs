@@ -6,6 +6,7 @@
 
 mod allocator;
 mod btrfs;
+mod confine;
 mod cred;
 mod dir;
 mod file;
@@ -23,6 +24,10 @@ mod xattr;
 mod xfs;
 
 pub use btrfs::btrfs_subvolumes_in;
+pub use confine::{
+    CallRule, LandlockMask, When, forbid_new_privileges, give_up_capabilities, is_landlock_fixed,
+    is_mount_root, keep_capabilities, landlock_version, refuse_calls, restrict, thread_count,
+};
 pub use cred::{Identity, NO_GROUP, adopt, unshare_fs_state};
 pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
 pub use file::{fadvise_dontneed, flock_exclusive, flock_wait};

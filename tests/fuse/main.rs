@@ -22,6 +22,7 @@
 mod backlog;
 mod bad_directories;
 mod compare_command;
+mod confined;
 mod dying_readers;
 mod exercisers;
 mod file_systems;

@@ -27,6 +27,13 @@ mod cli_scratch;
 mod cli_umount;
 mod codec;
 mod config;
+mod confine;
+mod confine_calls;
+mod confine_child;
+mod confine_parts;
+mod confine_target;
+#[cfg(target_arch = "x86_64")]
+mod confine_traced;
 mod control;
 mod digest_equal;
 mod digest_kinds;
