@@ -15,6 +15,7 @@ mod name;
 mod op;
 mod position;
 mod remap;
+mod secret;
 
 pub use attrs::{Attrs, Node, Time};
 pub use identity::{FileId, Generation, Ino, ROOT_ID, RootId};
@@ -24,3 +25,4 @@ pub use op::{
 };
 pub use position::{Fork, History, Marks, Position, Seq};
 pub use remap::{LINK_XATTR, REMAP_BYTES_MAX, Remap};
+pub use secret::Secret;

@@ -60,6 +60,8 @@ mod stats;
 mod supervisor;
 mod sync;
 mod sys;
+mod sys_hide;
+mod sys_private;
 mod trees;
 mod types;
 mod wire_codec;
