@@ -28,6 +28,7 @@ mod cli_umount;
 mod codec;
 mod config;
 mod control;
+mod control_access;
 mod digest_equal;
 mod digest_kinds;
 mod digest_walk;
