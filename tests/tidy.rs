@@ -518,7 +518,6 @@ fn modules_of_test_binaries_are_all_compiled() {
 fn the_readme_shows_the_two_commands_and_what_works() {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("a README.md");
     for words in [
-        "scripts/audit",
         "scripts/quickstart",
         "scripts/test",
         "| works",

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::Error;
@@ -68,7 +68,7 @@ pub(super) fn let_in(
 }
 
 /// Root is served all the same where this cannot be done.
-fn open_door(run_dir: &File, place: &File, socket: &PathBuf, groups: Groups) {
+fn open_door(run_dir: &File, place: &File, socket: &Path, groups: Groups) {
     let gids = groups.all();
     let shared = sys::share_with_groups(run_dir.as_fd(), 0o7, 0o5, &gids)
         .and_then(|()| sys::share_with_groups(place.as_fd(), 0o6, 0o6, &gids));
