@@ -128,7 +128,13 @@ pub(super) fn invite(args: &InviteArgs, run_dir: &Path) -> anyhow::Result<Outcom
 /// The token: the argument, or standard input where that is `-` or missing.
 fn token_of(args: &PairArgs) -> anyhow::Result<Token> {
     let text = match args.token.as_deref() {
-        Some(text) if text != "-" => text.to_owned(),
+        Some(text) if text != "-" => {
+            // Other users of this host see the arguments of its processes.
+            if let Err(error) = sys::hide_argument(text.as_bytes()) {
+                eprintln!("doppelfs: the token can be seen in the process list: {error}");
+            }
+            text.to_owned()
+        }
         _ => {
             let mut input = std::io::stdin();
             if input.is_terminal() {

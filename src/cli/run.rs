@@ -15,6 +15,7 @@ use crate::config::MountOptions;
 use crate::config::TargetOptions;
 use crate::control::{self, Client, MirrorKind, Reply, Request, Service};
 use crate::supervisor::Ready;
+use crate::sys;
 use crate::types::SetName;
 
 /// The doors of the rooms that a command line leads to.
@@ -137,6 +138,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
     let run_dir = std::path::absolute(&cli.run_dir).context("run directory")?;
+    // Whatever is made here is for this user alone; who makes files for others gives them their modes.
+    sys::set_umask(0o077);
     match cli.verb {
         Verb::Mount(args) => mount::mount(&args, &run_dir, entrances),
         Verb::Umount {

@@ -30,5 +30,5 @@ pub use mount::{
     MountFlags, MountOptions, Order, default_keys_dir, default_run_dir, default_state_dir,
 };
 pub use quantity::{parse_bytes, parse_duration, parse_percent, parse_switch};
-pub use state::{Role, StateError, StateOwner, claim_state};
+pub use state::{Role, StateError, StateOwner, claim_queue, claim_state};
 pub use target::{TargetOptions, default_target_state_dir};

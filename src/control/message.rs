@@ -183,6 +183,33 @@ pub enum Reply {
     Done,
 }
 
+impl Reply {
+    /// The same without names of files, for those who may only look. An error or a warning that is
+    /// about one file still names it: whoever watches is there to read it.
+    #[must_use]
+    pub fn without_names(self) -> Reply {
+        match self {
+            Reply::Set(mut set) => {
+                for connection in &mut set.connections {
+                    connection.last_path = None;
+                }
+                Reply::Set(set)
+            }
+            other @ (Reply::Target(_)
+            | Reply::Waited { .. }
+            | Reply::Queue(_)
+            | Reply::Stats(_)
+            | Reply::MirrorStarted { .. }
+            | Reply::Prepared { .. }
+            | Reply::Invited { .. }
+            | Reply::Peers(_)
+            | Reply::Peer(_)
+            | Reply::KeyRotated { .. }
+            | Reply::Done) => other,
+        }
+    }
+}
+
 /// A segment of the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -52,6 +52,7 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
     inherit_restrictions(&mut options, &tree)?;
     let claim = claim::take(&options)?;
     config::claim_state(&options.state_dir, &owner_of(&options))?;
+    config::claim_queue(&options.queue_dir)?;
     let stand_in = StandIn::of(&options);
     let how = Start::Mount {
         bypassed: is_bypassed,

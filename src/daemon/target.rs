@@ -40,7 +40,7 @@ pub fn run_target(options: TargetOptions, ready: Ready) -> anyhow::Result<()> {
     check_root(&options)?;
     config::claim_state(&options.state_dir, &owner)?;
     let tables = Target::run_dir(None)?;
-    control::prepare_run_dir(&options.run_dir)?;
+    control::make_run_dir(&options.run_dir)?;
     let socket = Target::bind(options.listen)?;
     // Everything is there that needs more than the process keeps, and no thread runs yet.
     let confinement = confine_target(&options, &tables)?;

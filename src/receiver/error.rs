@@ -8,6 +8,7 @@ use crate::applier;
 use crate::codec;
 use crate::journal;
 use crate::keys;
+use crate::sys;
 use crate::types::Seq;
 use crate::wire;
 use crate::wire::RefuseCode;
@@ -18,6 +19,9 @@ pub enum Error {
     /// The target makes files of every owner. Start it as root.
     #[error("a target must run as root: it gives files their owners and opens them by handle")]
     NotRoot,
+    /// A directory of the target's own is open to other users, or they could exchange it.
+    #[error("target: {0}")]
+    Exposed(#[from] sys::NotPrivate),
     /// The root directory is missing, no directory, or cannot be opened.
     #[error("target root {}: {source}; name an existing directory with --root", path.display())]
     Root {
@@ -190,6 +194,7 @@ impl Error {
                 _ => RefuseCode::Failed,
             },
             Error::NotRoot
+            | Error::Exposed(_)
             | Error::Root { .. }
             | Error::RootReadOnly { .. }
             | Error::State { .. }

@@ -1,12 +1,12 @@
 //! Which streams there are: one `stream.json` each.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys;
 use crate::types::{Remap, SetName};
 use crate::wire::RefuseCode;
 
@@ -115,9 +115,9 @@ pub(super) fn meets(dir: &str, record: &StreamRecord) -> bool {
 
 /// A directory for us alone, with its parents.
 pub(super) fn create_private(path: &Path) -> Result<(), Error> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(path).map_err(failed("create", path))
+    // What is in it decides nothing: it lies in directories of ours, or is used by us alone.
+    sys::make_private_dir(path, false, |_| true)?;
+    Ok(())
 }
 
 /// Where a stream keeps its state.

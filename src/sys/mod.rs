@@ -12,9 +12,12 @@ mod dir;
 mod file;
 mod fs;
 mod handle;
+mod hide;
 mod instance;
 mod launch;
 mod mount;
+mod peer;
+mod private;
 mod process;
 mod relay;
 mod shared;
@@ -38,6 +41,7 @@ pub use fs::{
     renameat2, statvfs, symlinkat, syncfs, truncate_fd, unlinkat, utimens_fd,
 };
 pub use handle::{ByNumber, HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
+pub use hide::hide_argument;
 pub use instance::{direct_alignment, file_system_magic, mount_instance};
 pub use launch::{is_file_locked, lock_file, pidfd_open, poll_readable, setsid, take_stdin};
 pub use mount::{
@@ -45,6 +49,8 @@ pub use mount::{
     fuse_requests, is_dead_mount, mount_fuse, mount_id, mount_id_in, parse_mounts, read_mounts,
     read_mounts_of, umount, wait_mounts_changed,
 };
+pub use peer::{Peer, peer_of};
+pub use private::{NotPrivate, make_private_dir, open_private, share_with_groups};
 pub use process::{
     Credentials, act_without_own_limits, boot_id, coarse_now, effective_uid, host_name, is_root,
     monotonic_ns, now, open_files_limit, random_u128, ready_notify, realtime_ns, return_memory,

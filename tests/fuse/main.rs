@@ -46,6 +46,7 @@ mod posix_suite;
 mod postgres;
 mod postgres_crashes;
 mod power_cuts;
+mod privacy;
 mod programs;
 mod quotas;
 mod ranges;

@@ -441,6 +441,8 @@ fn run_apart(scratch: &Scratch, prepare: &str, words: &str) -> Option<Ran> {
 fn without_dev_fuse_nothing_is_half_done() {
     let scratch = Scratch::new();
     let dir = scratch.dir("data");
+    let visible = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(scratch.path(), visible).unwrap();
     let words = format!(
         "mount {} --state {}/state",
         dir.display(),
@@ -458,6 +460,8 @@ fn without_dev_fuse_nothing_is_half_done() {
 fn without_root_nothing_is_half_done() {
     let scratch = Scratch::new();
     let dir = scratch.dir("data");
+    let visible = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(scratch.path(), visible).unwrap();
     let words = format!(
         "mount {} --state {}/state",
         dir.display(),

@@ -35,6 +35,7 @@ mod confine_target;
 #[cfg(target_arch = "x86_64")]
 mod confine_traced;
 mod control;
+mod control_access;
 mod digest_equal;
 mod digest_kinds;
 mod digest_walk;
@@ -69,6 +70,8 @@ mod stats;
 mod supervisor;
 mod sync;
 mod sys;
+mod sys_hide;
+mod sys_private;
 mod trees;
 mod types;
 mod wire_codec;

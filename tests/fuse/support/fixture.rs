@@ -1,5 +1,6 @@
 //! A source, a target and the link between them, all in one scratch directory.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -86,9 +87,12 @@ impl Fixture {
         let base = source.unwrap_or(scratch.path()).to_path_buf();
         let run_dir = scratch.path().join("run");
         let data = base.join("data");
-        for dir in [&run_dir, &data] {
-            std::fs::create_dir(dir).expect("make a directory");
-        }
+        std::fs::create_dir(&data).expect("make a directory");
+        let mut private = std::fs::DirBuilder::new();
+        private
+            .mode(0o700)
+            .create(&run_dir)
+            .expect("make a directory");
         let target = Target::new(&run_dir, target.unwrap_or(scratch.path()));
         let proxy = Proxy::new(target.port());
         Fixture {
@@ -175,6 +179,10 @@ impl Fixture {
     /// A path in the scratch directory, outside of data and replica.
     pub(crate) fn outside(&self, name: impl AsRef<Path>) -> PathBuf {
         self.scratch.path().join(name)
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
     }
 
     pub(crate) fn state_dir(&self) -> &Path {
