@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::applier::{Limits, Terms};
 use crate::sync::{Mutex, Rank};
 use crate::sys;
 
@@ -53,6 +54,8 @@ impl Shared {
             table: self.run.join(&self.id).join(number.to_string()),
             root: self.options.root.clone(),
             hidden: format!("{}-{number}", self.id),
+            // The one place where terms come in: those of the stream's source, shared by all its streams.
+            terms: Arc::new(Terms::new("", Limits::default())),
         }
     }
 

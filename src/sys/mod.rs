@@ -32,7 +32,10 @@ pub use fs::{
     open_beneath, openat, pread, proc_path, pwrite, pwritev_all, readlink_fd, readlinkat,
     renameat2, statvfs, symlinkat, syncfs, truncate_fd, unlinkat, utimens_fd,
 };
-pub use handle::{ByNumber, HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
+pub use handle::{
+    ByNumber, HandleCodec, MountNumber, RawHandle, name_to_handle_at, name_to_handle_on,
+    open_by_handle_at,
+};
 pub use instance::{direct_alignment, file_system_magic, mount_instance};
 pub use launch::{is_file_locked, lock_file, pidfd_open, poll_readable, setsid, take_stdin};
 pub use mount::{
@@ -41,8 +44,8 @@ pub use mount::{
     read_mounts_of, umount, wait_mounts_changed,
 };
 pub use process::{
-    Credentials, act_without_own_limits, boot_id, coarse_now, is_root, monotonic_ns, now,
-    open_files_limit, random_u128, ready_notify, realtime_ns, return_memory, set_umask,
+    Credentials, act_without_own_limits, boot_id, coarse_now, effective_uid, is_root, monotonic_ns,
+    now, open_files_limit, random_u128, ready_notify, realtime_ns, return_memory, set_umask,
     sync_file_system_of,
 };
 pub use relay::{

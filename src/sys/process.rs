@@ -47,10 +47,15 @@ pub fn coarse_now() -> Time {
     }
 }
 
+/// geteuid(2).
+pub fn effective_uid() -> u32 {
+    // SAFETY: plain call without arguments.
+    unsafe { libc::geteuid() }
+}
+
 /// Is the effective user root?
 pub fn is_root() -> bool {
-    // SAFETY: plain call without arguments.
-    unsafe { libc::geteuid() == 0 }
+    effective_uid() == 0
 }
 
 /// The kernel's id of this boot.
