@@ -78,6 +78,8 @@ fn line(target: &Target, peer: &Peer) -> PeerLine {
     let own = streams
         .iter()
         .filter(|s| s.owner.as_deref() == Some(&peer.id));
+    let usage = target.usage(&peer.id).unwrap_or_default();
+    let has_quota = peer.terms.quota_bytes.or(peer.terms.quota_files).is_some();
     let connected = own.filter(|s| s.peer.is_some());
     PeerLine {
         name: peer.name.clone(),
@@ -89,8 +91,8 @@ fn line(target: &Target, peer: &Peer) -> PeerLine {
         connected: connected.map(|s| s.set.to_string()).collect(),
         quota_bytes: peer.terms.quota_bytes,
         quota_files: peer.terms.quota_files,
-        used_bytes: None,
-        used_files: None,
+        used_bytes: has_quota.then_some(usage.bytes),
+        used_files: has_quota.then_some(usage.files),
         deny_dev: peer.terms.deny_dev,
         deny_suid: peer.terms.deny_suid,
         knows_next_key: next.map(|next| peer.told == Some(next)),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::applier::Limits;
 use crate::types::SetName;
 use crate::wire::RefuseCode;
 
@@ -33,6 +34,16 @@ pub struct PeerTerms {
 }
 
 impl PeerTerms {
+    /// As the appliers take them.
+    pub(super) fn limits(self) -> Limits {
+        Limits {
+            bytes_max: self.quota_bytes,
+            files_max: self.quota_files,
+            withholds_devices: self.deny_dev,
+            withholds_set_id: self.deny_suid,
+        }
+    }
+
     /// These, and of `older` what they do not say.
     pub(super) fn over(self, older: PeerTerms) -> PeerTerms {
         PeerTerms {

@@ -4,10 +4,13 @@
 //! are its *grants*: a set or any, at a mirror path and below it. Without a path of its own a grant is for
 //! the directory that has the peer's name, so that sources that were just invited never meet.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::applier::Terms;
 use crate::keys::{Fingerprint, Secret, Token, read_private, write_private};
 use crate::sync::{Mutex, Rank};
 use crate::sys;
@@ -98,6 +101,8 @@ pub(super) struct Peers {
     path: PathBuf,
     /// Guards the list; it is written to disk under it.
     listed: Mutex<Listed>,
+    /// Guards what the streams of each peer, by its number, are under.
+    terms: Mutex<BTreeMap<String, Arc<Terms>>>,
 }
 
 fn seconds_now() -> u64 {
@@ -161,6 +166,7 @@ impl Peers {
         Ok(Peers {
             path,
             listed: Mutex::new(Rank::Leaf, listed),
+            terms: Mutex::new(Rank::Leaf, BTreeMap::new()),
         })
     }
 
@@ -197,6 +203,22 @@ impl Peers {
     pub(super) fn of_id(&self, id: &str) -> Option<Peer> {
         let listed = self.listed.lock();
         listed.peers.iter().find(|peer| peer.id == id).cloned()
+    }
+
+    /// What the streams of a peer are under, and use together; `None`: nobody has this number.
+    pub(super) fn terms(&self, id: &str) -> Option<Arc<Terms>> {
+        let peer = self.of_id(id)?;
+        let mut terms = self.terms.lock();
+        let fresh = || Arc::new(Terms::new(&peer.name, peer.terms.limits()));
+        Some(Arc::clone(
+            terms.entry(peer.id.clone()).or_insert_with(fresh),
+        ))
+    }
+
+    fn renew_terms(&self, peer: &Peer) {
+        if let Some(terms) = self.terms.lock().get(&peer.id) {
+            terms.set(peer.terms.limits());
+        }
     }
 
     /// One peer, by its name or the beginning of its number or of a key.
@@ -269,7 +291,7 @@ impl Peers {
             path: self.path.clone(),
             source,
         })?;
-        self.change(|listed| {
+        let peer = self.change(|listed| {
             let found = listed.invitations.iter_mut().find(|i| i.hash == hash);
             let invitation = found.ok_or_else(|| {
                 bad_token(
@@ -326,7 +348,9 @@ impl Peers {
                 invitation.used = Some(used);
             }
             Ok(peer)
-        })
+        })?;
+        self.renew_terms(&peer);
+        Ok(peer)
     }
 
     /// Forgets a peer; what it replicated stays.
@@ -341,14 +365,16 @@ impl Peers {
 
     /// Changes a peer; returns it as it is then.
     pub(super) fn update(&self, id: &str, change: impl FnOnce(&mut Peer)) -> Result<Peer, Error> {
-        self.change(|listed| {
+        let peer = self.change(|listed| {
             let found = listed.peers.iter_mut().find(|peer| peer.id == id);
             let peer = found.ok_or_else(|| Error::NoPeer {
                 name: id.to_owned(),
             })?;
             change(peer);
             Ok(peer.clone())
-        })
+        })?;
+        self.renew_terms(&peer);
+        Ok(peer)
     }
 
     /// A peer that showed `key` has `next` as its next one; with the same twice it has no other any more.

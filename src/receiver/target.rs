@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::applier::{Limits, Terms, Usage};
 use crate::keys::{Fingerprint, Key, Token};
 use crate::sync::{Mutex, Rank};
 use crate::sys;
@@ -62,13 +63,20 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Where a stream keeps what is its own.
-    pub(super) fn places(&self, number: u32) -> Places {
+    pub(super) fn places(&self, number: u32, owner: Option<&str>) -> Places {
         Places {
             state: registry::stream_dir(&self.options.state, number),
             table: self.run.join(&self.id).join(number.to_string()),
             root: self.options.root.clone(),
             hidden: format!("{}-{number}", self.id),
+            lease: self.terms_of(owner).into(),
         }
+    }
+
+    /// The terms of a stream's owner, shared by all of its streams; none where nobody owns it.
+    pub(super) fn terms_of(&self, owner: Option<&str>) -> Arc<Terms> {
+        let terms = owner.and_then(|id| self.peers.terms(id));
+        terms.unwrap_or_else(|| Arc::new(Terms::new("", Limits::default())))
     }
 
     /// The key to answer with.
@@ -330,6 +338,11 @@ impl Target {
         Ok(KeyChange::Changed { key: next })
     }
 
+    /// What all replicas of a source use; counted only where it has a quota. None where nobody is called so.
+    pub fn usage(&self, id: &str) -> Option<Usage> {
+        self.shared.peers.terms(id).map(|terms| terms.usage())
+    }
+
     fn untold(&self, next: Fingerprint) -> Vec<String> {
         let peers = self.shared.peers.list().into_iter();
         let untold = peers.filter(|peer| peer.told != Some(next));
@@ -450,7 +463,7 @@ fn own_id(state: &Path) -> Result<String, Error> {
 
 fn open_streams(shared: &Arc<Shared>) -> Result<(), Error> {
     for (number, record) in registry::load(&shared.options.state)? {
-        let places = shared.places(number);
+        let places = shared.places(number, record.peer.as_deref());
         let journal = open_journal(number, &places.state, shared.options.queue)?;
         let stream = Stream::new(number, places, record, journal);
         let stream = welcome::open(shared, stream)?;

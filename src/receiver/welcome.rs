@@ -73,7 +73,7 @@ pub(super) fn admit(shared: &Shared, hello: &Hello, who: &Who) -> Result<Arc<Str
             (registry::free_number(state)?, Missing::Create)
         }
     };
-    let places = shared.places(number);
+    let places = shared.places(number, claim.peer_id());
     let ask = Ask {
         root: &shared.options.root,
         place,
@@ -89,6 +89,10 @@ pub(super) fn admit(shared: &Shared, hello: &Hello, who: &Who) -> Result<Arc<Str
             record.source.clone_from(&claim.source);
             record.peer = owner;
         })?;
+        stream
+            .places
+            .lease
+            .pass_to(shared.terms_of(claim.peer_id()));
         return Ok(stream);
     }
     let path = claim.path.as_str();

@@ -40,7 +40,10 @@ pub use fs::{
     open_beneath, openat, pread, proc_path, pwrite, pwritev_all, readlink_fd, readlinkat,
     renameat2, statvfs, symlinkat, syncfs, truncate_fd, unlinkat, utimens_fd,
 };
-pub use handle::{ByNumber, HandleCodec, RawHandle, name_to_handle_at, open_by_handle_at};
+pub use handle::{
+    ByNumber, HandleCodec, MountNumber, RawHandle, name_to_handle_at, name_to_handle_on,
+    open_by_handle_at,
+};
 pub use hide::hide_argument;
 pub use instance::{direct_alignment, file_system_magic, mount_instance};
 pub use launch::{is_file_locked, lock_file, pidfd_open, poll_readable, setsid, take_stdin};

@@ -47,15 +47,15 @@ pub fn coarse_now() -> Time {
     }
 }
 
-/// Is the effective user root?
-pub fn is_root() -> bool {
-    effective_uid() == 0
-}
-
-/// The user that this process acts as.
+/// geteuid(2).
 pub fn effective_uid() -> u32 {
     // SAFETY: plain call without arguments.
     unsafe { libc::geteuid() }
+}
+
+/// Is the effective user root?
+pub fn is_root() -> bool {
+    effective_uid() == 0
 }
 
 /// The kernel's id of this boot.

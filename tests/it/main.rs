@@ -8,15 +8,19 @@
 
 mod activity;
 mod activity_log;
+mod applier_confined;
 mod applier_cuts;
 mod applier_kills;
 mod applier_mirror;
 mod applier_model;
+mod applier_quota;
 mod applier_real;
 mod applier_reborn;
 mod applier_rig;
 mod applier_rows;
+mod applier_stream;
 mod applier_traps;
+mod applier_withheld;
 mod applier_world;
 mod capture;
 mod capture_takeover;
