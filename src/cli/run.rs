@@ -82,7 +82,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>, entrances: &Entrances) -> 
 pub(super) fn explained(error: &anyhow::Error) -> String {
     error.chain().fold(String::new(), |mut text, cause| {
         let cause = cause.to_string();
-        if !text.ends_with(&cause) {
+        if !text.contains(&cause) {
             if !text.is_empty() {
                 text.push_str(": ");
             }

@@ -127,11 +127,15 @@ fn forbidden(peer: &Peer, set: &SetName, path: &str) -> Error {
         "" => format!("set {set}"),
         path => format!("set {set} to {path}"),
     };
+    let to = match path {
+        "" => String::new(),
+        path => format!(" --path {path}"),
+    };
     Error::refuse(
         RefuseCode::Forbidden,
         format!(
-            "source {} may not replicate {wish}; it may: {}. To allow more, pair once more with a token of \
-             `doppelfs target invite --set {set} --path PATH`",
+            "source {} may not replicate {wish}; it may: {}. To allow that, too, pair once more with a token of \
+             `doppelfs target invite --set {set}{to}`",
             peer.name,
             may.join("; ")
         ),

@@ -79,8 +79,10 @@ fn nothing_of_ours_is_open_to_others_whatever_the_umask_is() {
         fixture.state_dir(),
         fixture.target.state(),
         &tables[0],
-        tables[0].parent().expect("a parent"),
     ];
+    // Others have their tables there, too.
+    let above = tables[0].parent().expect("a parent").metadata();
+    assert_eq!(above.expect("stat").mode() & 0o7777, 0o700);
     let mut open = Vec::new();
     for dir in dirs {
         let mut seen = 0;

@@ -93,7 +93,7 @@ fn a_target_that_does_not_answer_is_named_in_status() {
     let (data, state) = (run.path().join("data"), run.path().join("state"));
     std::fs::create_dir(&data).expect("mkdir");
     let target = format!("127.0.0.1:{}", free_port());
-    doppelfs(run.path())
+    doppelfs(&run.path().join("run"))
         .arg("mount")
         .arg(&data)
         .args([
@@ -108,16 +108,24 @@ fn a_target_that_does_not_answer_is_named_in_status() {
         .succeed();
     std::fs::write(data.join("file"), b"served").expect("write");
     until("status to name the target", || {
-        let status = doppelfs(run.path()).args(["status", "--json"]).run().stdout;
+        let status = doppelfs(&run.path().join("run"))
+            .args(["status", "--json"])
+            .run()
+            .stdout;
         let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
         let error = status
             .pointer("/sets/0/connections/0/error")
             .and_then(|e| e.as_str());
         error.is_some_and(|error| error.contains(&target) || error.contains("refused"))
     });
-    let status = doppelfs(run.path()).args(["status", "data"]).run();
+    let status = doppelfs(&run.path().join("run"))
+        .args(["status", "data"])
+        .run();
     assert!(status.stdout.contains(&target), "{status:?}");
-    doppelfs(run.path()).arg("umount").arg(&data).succeed();
+    doppelfs(&run.path().join("run"))
+        .arg("umount")
+        .arg(&data)
+        .succeed();
 }
 
 fn serve_at(
@@ -126,7 +134,7 @@ fn serve_at(
     listen: &str,
     flags: &[&str],
 ) -> crate::support::Finished {
-    doppelfs(scratch.path())
+    doppelfs(&scratch.path().join("run"))
         .args(["target", "serve", "--listen", listen, "--root"])
         .arg(root)
         .arg("--state")

@@ -137,6 +137,11 @@ impl Fixture {
         self.is_paired = true;
     }
 
+    /// The test itself has paired them.
+    pub(crate) fn set_paired(&mut self) {
+        self.is_paired = true;
+    }
+
     /// Where the source reaches the target.
     pub(crate) fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.proxy.port())

@@ -43,6 +43,11 @@ impl Target {
     /// A target that is not started yet; its root and state lie in `base`.
     pub(crate) fn new(run_dir: &Path, base: &Path) -> Target {
         let root = base.join("replicas");
+        if run_dir.exists() {
+            // The log is in it, which is not ours: so the directory has to be closed.
+            let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            std::fs::set_permissions(run_dir, closed).expect("close the run directory");
+        }
         std::fs::create_dir_all(&root).expect("make the target's root");
         Target {
             run_dir: run_dir.to_path_buf(),
