@@ -258,13 +258,13 @@ async fn agree(
     let message = Message::Welcome(position.clone());
     let sent = timeout(HANDSHAKE_MAX, write_message(&mut parts.writer, &message)).await;
     sent.map_err(|_| too_slow())?.map_err(wire)?;
-    note_told(shared, who, position.next_key).await;
     // The source may have to write the beginning of a mirror first.
     let start = timeout(SILENCE_MAX * 2, parts.reader.next(Phase::Handshake)).await;
     let start = match start.map_err(|_| too_slow())?.map_err(wire)? {
         Message::Start(start) => start,
         other => return Err(unexpected(&other, "where a start belongs")),
     };
+    note_told(shared, who, start.next_key).await;
     let (way, session) = welcome::begin(&parts.stream, hello, &position, &start)?;
     Ok(Agreed {
         start,
@@ -274,8 +274,9 @@ async fn agree(
     })
 }
 
-/// The source has been told the next key, for those who ask whether all have.
+/// The source has written down the next key: for those who ask whether all have.
 async fn note_told(shared: &Arc<Shared>, who: &Who, next: Option<Fingerprint>) {
+    let next = next.filter(|next| shared.next_key() == Some(*next));
     let Some(peer) = who.peer().filter(|peer| peer.told != next) else {
         return;
     };

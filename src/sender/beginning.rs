@@ -90,6 +90,7 @@ impl Line<'_> {
             after: Seq(begin.0.saturating_sub(1)),
             jump: true,
             fork: None,
+            next_key: None,
         }
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Greeted {
     pub(super) wrote: u64,
     /// How the connection is protected, for people.
     pub(super) protection: String,
+    /// The target's next key, where it is written down here.
+    pub(super) next_key: Option<Fingerprint>,
 }
 
 /// Connects and greets. `jumps`: the target's position will not be gone on from.
@@ -57,24 +59,26 @@ pub(super) async fn greet(
         other => return Err(out_of_place(endpoint, &other)),
     };
     check(options, &welcome)?;
-    if let (Some(next), Some(_)) = (welcome.next_key, &connector) {
-        learn(&options.pairings, &options.target, next);
-    }
+    let next_key = match (welcome.next_key, &connector) {
+        (Some(next), Some(_)) => learn(&options.pairings, &options.target, next),
+        _ => None,
+    };
     Ok(Greeted {
         reader,
         writer,
         welcome,
         wrote,
         protection,
+        next_key,
     })
 }
 
-/// The target will have another key: it is taken from then on, too.
-fn learn(pairings: &Pairings, target: &TargetAddr, next: Fingerprint) {
+/// The target will have another key: it is taken from then on, too, once it is written down.
+fn learn(pairings: &Pairings, target: &TargetAddr, next: Fingerprint) -> Option<Fingerprint> {
     let pairing = target.pairing();
     let is_known = |known: &PairedTarget| known.keys.contains(&next);
     if pairings.find(&pairing).is_ok_and(|known| is_known(&known)) {
-        return;
+        return Some(next);
     }
     let learned = || -> Result<(), keys::Error> {
         let _lock = pairings.lock()?;
@@ -86,8 +90,14 @@ fn learn(pairings: &Pairings, target: &TargetAddr, next: Fingerprint) {
         })
     };
     match learned() {
-        Ok(()) => info!(%pairing, next = next.short(), "the target has told its next key"),
-        Err(error) => tracing::warn!(%pairing, %error, "the target's next key cannot be kept"),
+        Ok(()) => {
+            info!(%pairing, next = next.short(), "the target has told its next key");
+            Some(next)
+        }
+        Err(error) => {
+            tracing::warn!(%pairing, %error, "the target's next key cannot be kept");
+            None
+        }
     }
 }
 

@@ -169,9 +169,13 @@ fn one_session(
         welcome,
         wrote,
         protection,
+        next_key,
     } = greeted;
     shared.wrote(wrote);
-    let start = choose_start(shared, &welcome, *jump_required)?;
+    let start = Start {
+        next_key,
+        ..choose_start(shared, &welcome, *jump_required)?
+    };
     let frames = options
         .journal
         .reader(start.after)

@@ -148,6 +148,9 @@ pub struct Start {
     /// `history` that the old one has not.
     #[serde(default)]
     pub fork: Option<History>,
+    /// The target's next key, where the source has written it down: it takes a target that has it.
+    #[serde(default)]
+    pub next_key: Option<Fingerprint>,
 }
 
 /// What the applier of a target does.

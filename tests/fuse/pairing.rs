@@ -206,7 +206,7 @@ fn a_quota_holds_the_stream_until_it_is_raised() {
     std::fs::write(fixture.path("large"), vec![7; 16 << 20]).expect("the source serves");
     until("the quota to be told", || {
         let said = fixture.set().complaints();
-        said.contains("quota of 8.0 MiB") && said.contains("peers set")
+        said.contains("quota of 8.0 mib") && said.contains("peers set")
     });
     let listed = peers(&fixture);
     let used = listed.pointer("/targets/0/report/peers/0/used_bytes");

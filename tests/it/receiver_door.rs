@@ -119,6 +119,7 @@ fn start(after: u64, jump: bool) -> Message {
         after: Seq(after),
         jump,
         fork: None,
+        next_key: None,
     })
 }
 
@@ -328,6 +329,7 @@ fn a_start_elsewhere_is_refused() {
                 after: Seq(after),
                 jump: false,
                 fork: None,
+                next_key: None,
             }))
             .await;
             let (code, text) = raw.refusal().await;

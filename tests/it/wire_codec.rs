@@ -71,6 +71,7 @@ fn every_message() -> Vec<Message> {
             after: Seq(9),
             jump: true,
             fork: Some(History(5)),
+            next_key: Some(Fingerprint([3; 32])),
         }),
         Message::Batch(Packer::new().pack(b"").bytes[5..].to_vec()),
         Message::Ack(Ack {
