@@ -535,6 +535,7 @@ fn the_readme_shows_the_two_commands_and_what_works() {
 fn scripts_are_executable_and_stop_at_the_first_error() {
     use std::os::unix::fs::PermissionsExt;
     for script in [
+        "scripts/fuzz",
         "scripts/quickstart",
         "scripts/soak",
         "scripts/test",
