@@ -33,10 +33,12 @@
 //! | 1 | [`sys`] | system calls: borrowed descriptors in, owned ones out |
 //! | 1 | [`codec`] | record to bytes and back; the same on disk and on the wire |
 //! | 1 | [`stats`] | what is counted, under which name, and what it means over time |
+//! | 2 | [`keys`] | who somebody is: self-made keys, invitations, the targets of this host |
 //! | 2 | [`live`] | what survives the worker: known nodes, open files, requests under way |
+//! | 2 | [`confine`] | what a process gives up before it listens to strangers |
 //! | 3 | [`passthrough`] | a plain file system over a directory, by identity and not by path |
 //! | 3 | [`journal`] | the ordered durable queue: append, read, trim, recover |
-//! | 3 | [`wire`] | addresses, messages, handshake, batches |
+//! | 3 | [`wire`] | addresses, TLS, messages, handshake, batches |
 //! | 3 | [`activity`] | how the last run ended, and what may therefore differ |
 //! | 3 | [`digest`] | two trees compared in everything that a replica must show |
 //! | 4 | [`capture`] | passthrough and journal in one order; images; gaps |
@@ -92,6 +94,7 @@ pub mod capture;
 pub mod cli;
 pub mod codec;
 pub mod config;
+pub mod confine;
 pub mod control;
 #[cfg(not(fuzzing))]
 pub mod daemon;
@@ -100,6 +103,7 @@ pub mod digest;
 #[cfg(not(fuzzing))]
 pub mod fuse;
 pub mod journal;
+pub mod keys;
 pub mod live;
 #[cfg(not(fuzzing))]
 pub mod mirror;

@@ -1,6 +1,6 @@
 //! Data and attributes: physical and idempotent, by identity, never by name.
 
-use crate::types::{Attrs, Body, FileId, Op, RenameMode, Time, Xattr};
+use crate::types::{Attrs, Body, FileId, Op, RenameMode, Time, Xattr, is_own_xattr};
 
 use super::engine::{Applier, Record};
 use super::error::{At, Fault};
@@ -52,6 +52,17 @@ impl<R: Replica> Applier<R> {
         inode: Inode,
     ) -> Result<(), Fault> {
         let mut atime = None;
+        let is_of_file = matches!(
+            record.body.op,
+            Op::Write { .. } | Op::Truncate { .. } | Op::Fallocate { .. }
+        );
+        if is_of_file && inode.kind != InodeKind::File {
+            return Err(Fault::Diverged {
+                inode: Some(inode),
+                name: None,
+                what: "an object is of another kind",
+            });
+        }
         match &record.body.op {
             Op::Write { offset, .. } => {
                 self.replica
@@ -77,8 +88,7 @@ impl<R: Replica> Applier<R> {
                 done.at(inode)?;
             }
             Op::SetAttr { atime: wanted, .. } => atime = *wanted,
-            Op::SetXattr { name, .. } | Op::RemoveXattr { name, .. }
-                if self.is_ours(inode, name)? => {}
+            Op::SetXattr { name, .. } | Op::RemoveXattr { name, .. } if is_own_xattr(name) => {}
             Op::SetXattr { name, .. } => {
                 let done = self.replica.set_xattr(inode, name, record.payload);
                 done.at(inode)?;

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::codec::Frame;
-use crate::types::{Body, Entry, FileId, Op, Position, Scope, Seq};
+use crate::types::{Body, Entry, FileId, Op, Position, Scope, Seq, limits};
 
 use super::checkpoint::{Achieved, Flights};
 use super::error::{Error, Fault, tells_divergence};
+use super::fit;
 use super::ledger::{Ledger, Meta, SledLedger};
 use super::map::{Map, Trust};
 use super::recovery::{Backlog, Recovered};
@@ -56,6 +57,8 @@ pub(super) struct Parts {
     dir: Option<FileId>,
     entries: Vec<Entry>,
     last: Seq,
+    /// Of their frames.
+    bytes: u64,
 }
 
 /// Replays one stream onto one replica. See the room's doc.
@@ -260,7 +263,12 @@ impl<R: Replica> Applier<R> {
             return Err(Error::NotAListing { seq, op });
         };
         let parts = self.parts.get_or_insert_default();
+        let bytes = parts.bytes.saturating_add(frame.bytes().len() as u64);
+        if bytes > limits::LISTING_GROUP_BYTES_MAX {
+            return Err(Error::ListingTooLong { seq });
+        }
         if frame.header().has_more() {
+            parts.bytes = bytes;
             parts.dir = Some(*id);
             parts.entries.append(entries);
             parts.last = seq;
@@ -294,6 +302,10 @@ impl<R: Replica> Applier<R> {
         if self.meta.jump && !full_mirror {
             let op = body.op.kind().word();
             return Err(Error::NoMirror { seq, op });
+        }
+        if let Err(what) = fit::check(&record) {
+            let op = body.op.kind().word();
+            return Err(Error::Unfit { seq, op, what });
         }
         // An operation in doubt stands behind the barrier already, or raised it itself.
         if self.barrier && !self.doubt {

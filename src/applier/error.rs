@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::codec;
-use crate::types::{Name, Seq};
+use crate::types::{Name, Seq, limits};
 
 use super::replica::{Inode, Object};
 
@@ -104,6 +104,23 @@ pub enum Error {
         seq: Seq,
         /// What the codec says.
         source: codec::Error,
+    },
+    /// The record is sound, and no honest source sends it: nothing was done, and nothing of this stream is
+    /// applied any more. Look after the source; a full mirror from it begins anew.
+    #[error("{op} {seq} is refused: {what}")]
+    Unfit {
+        /// The record.
+        seq: Seq,
+        /// The kind of the operation.
+        op: &'static str,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A listing has more frames than are kept; nothing was changed. Look after the source.
+    #[error("listing up to record {seq} is refused: it has more than {max} bytes", max = limits::LISTING_GROUP_BYTES_MAX)]
+    ListingTooLong {
+        /// The record that is too much.
+        seq: Seq,
     },
     /// The caller left a record out, or gave one of another group. Feed from `applied()` on.
     #[error("record {found} follows {found_prev}, but {expected} was applied last")]

@@ -7,10 +7,11 @@
 
 use std::borrow::Cow;
 
-use crate::types::{LINK_XATTR, Node, Remap, Xattr};
+use crate::types::{Node, Remap, Xattr};
 
 use super::engine::Applier;
 use super::error::{At, Fault};
+use super::fit::without_own;
 use super::replica::{Inode, Place, Replica};
 
 impl<R: Replica> Applier<R> {
@@ -43,19 +44,7 @@ impl<R: Replica> Applier<R> {
     pub(super) fn xattrs_here<'a>(&self, node: &Node, xattrs: &'a [Xattr]) -> Cow<'a, [Xattr]> {
         match (node, self.replica.remap()) {
             (Node::Symlink(target), Some(remap)) => Cow::Owned(remap.xattrs(target, xattrs)),
-            _ => Cow::Borrowed(xattrs),
-        }
-    }
-
-    /// Is this attribute of the inode ours, so that the source's of that name stays away?
-    pub(super) fn is_ours(&mut self, inode: Inode, xattr: &[u8]) -> Result<bool, Fault> {
-        if xattr != LINK_XATTR || self.replica.remap().is_none() {
-            return Ok(false);
-        }
-        match self.replica.read_link(inode) {
-            Ok(_) => Ok(true),
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
-            Err(e) => Err(e).at(inode),
+            _ => without_own(xattrs),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::types::{Attrs, Entry, FileId, Name, Op, Scope, Xattr};
 
 use super::engine::{Applier, Record};
 use super::error::{At, Fault};
+use super::fit::without_own;
 use super::ledger::Mirror;
 use super::lenient::{Guest, is_gone, limbo_name};
 use super::map::Trust;
@@ -223,7 +224,7 @@ impl<R: Replica> Applier<R> {
             };
             self.settle_found(at, guest, found)?;
         }
-        self.match_all(dir, xattrs, after.as_ref())?;
+        self.match_all(dir, &without_own(xattrs), after.as_ref())?;
         self.imaged(id);
         Ok(())
     }
@@ -291,7 +292,7 @@ impl<R: Replica> Applier<R> {
             Op::ImageEnd { xattrs, .. } if imaging => {
                 if let Some(after) = &after {
                     self.exact_size(inode, after.size)?;
-                    self.match_all(inode, xattrs, Some(after))?;
+                    self.match_all(inode, &without_own(xattrs), Some(after))?;
                     self.imaged(*id);
                 }
             }

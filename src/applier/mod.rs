@@ -22,6 +22,15 @@
 //! * A file is touched only by its identity on the replica's file system ([`Object`]), a name only
 //!   as one component in a directory that is known by identity.
 //!
+//! * Nothing outside of the replica and its limbo is read or changed, whatever a source says: records name
+//!   objects that this applier made or found by listing, and single names. What is mounted at a name is no
+//!   part of the replica (`EXDEV`); one that is found anywhere with more names than the records say is not
+//!   believed; one that somebody moved out is theirs, and is only written to, never looked for, there.
+//! * What no honest source sends is refused before anything is done ([`Error::Unfit`]).
+//! * Names of extended attributes that begin with `trusted.doppelfs.` are ours: never taken from a source.
+//! * [`Terms`] bound what a source takes ([`Metered`]) and withhold what it may not have made
+//!   ([`Withholding`]); without terms neither asks the file system for anything.
+//!
 //! # Failure
 //! *Process crash*: a table and the map's changes, both on a tmpfs, give the exact position; one
 //! operation is in doubt and is decided by what stands there. *Host crash*: the map of the last
@@ -39,10 +48,12 @@ mod checkpoint;
 mod content;
 mod engine;
 mod error;
+mod fit;
 mod ledger;
 mod lenient;
 mod links;
 mod map;
+mod metered;
 mod mirror;
 mod namespace;
 mod recovery;
@@ -51,14 +62,21 @@ mod replica;
 mod replica_fs;
 mod stage;
 mod table;
+mod terms;
 mod wants;
+mod withholding;
 
 pub use checkpoint::CheckpointJob;
 pub use engine::{Applier, DataState, MirrorState};
 pub use error::{Cause, Error};
 pub use ledger::{Ledger, Meta, SledLedger};
 pub use map::{Change, Held};
+pub use metered::Metered;
 pub use recovery::{Backlog, Frames, Recovered, Start};
-pub use replica::{Inode, InodeKind, Marker, Moving, Object, Place, Range, Replica, Syncer};
+pub use replica::{
+    Inode, InodeKind, Marker, Moving, Object, Place, Range, Replica, Syncer, Weight,
+};
 pub use replica_fs::FsReplica;
 pub use stage::{Stage, Staged};
+pub use terms::{Lease, Limits, Terms, Usage};
+pub use withholding::Withholding;

@@ -99,7 +99,7 @@ impl<R: Replica> Applier<R> {
             InodeKind::File => attrs.size == 0 && attrs.nlink == 1,
             InodeKind::Other => attrs.nlink == 1,
         };
-        if found.kind == InodeKind::of(node) && untouched {
+        if found.kind == InodeKind::of(node) && untouched && self.can_be(found, node)? {
             return Ok(found);
         }
         Err(Fault::diverged(at.dir, at.name, "something else is there"))
@@ -291,7 +291,13 @@ impl<R: Replica> Applier<R> {
     ) -> Result<(), Fault> {
         let found = self.replica.inspect(at).at_name(at.dir, at.name)?;
         let made = match found {
-            Some(found) if self.doubt && found.kind == InodeKind::Other => found,
+            Some(found)
+                if self.doubt
+                    && found.kind == InodeKind::Other
+                    && self.can_be(found, &Node::Char(WHITEOUT_RDEV))? =>
+            {
+                found
+            }
             Some(_) => return Err(Fault::diverged(at.dir, at.name, "something is there")),
             None => {
                 let node = Node::Char(WHITEOUT_RDEV);

@@ -11,7 +11,7 @@ use super::error::{At, Error, Fault};
 use super::map::Trust;
 use super::namespace::{WHITEOUT_RDEV, place};
 use super::recovery::Backlog;
-use super::replica::{InodeKind, Object, Replica};
+use super::replica::{Inode, InodeKind, Object, Replica};
 
 /// Why only a mirror helps.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +125,7 @@ impl<R: Replica> Applier<R> {
         if let Some(frame) = replayed.doubtful.take() {
             let body = decode(&frame)?;
             // Its own names may be as before or as after it; the rest is found without them.
-            if !self.find_newborn(&replayed.newborn, &own_names(&body.op))? {
+            if !self.find_newborn(&replayed.newborn, Some(&body.op))? {
                 return Ok(Err(unfound));
             }
             let seq = frame.header().seq;
@@ -134,7 +134,7 @@ impl<R: Replica> Applier<R> {
                 reached = seq;
             }
         }
-        if !self.find_newborn(&replayed.newborn, &[])? {
+        if !self.find_newborn(&replayed.newborn, None)? {
             return Ok(Err(unfound));
         }
         self.redo_content(checkpoint.seq, reached, &mut backlog)?;
@@ -231,9 +231,10 @@ impl<R: Replica> Applier<R> {
         self.map.remove(id);
     }
 
-    /// Finds the objects of newborn files by their names, parents first. Names in `except` are not
-    /// looked at, nor what is below them. False: a file is not there.
-    fn find_newborn(&mut self, newborn: &Newborn, except: &[&Dentry]) -> Result<bool, Error> {
+    /// Finds the objects of newborn files by their names, parents first. The names of an operation in doubt
+    /// are not looked at, nor what is below them. False: a file is not there.
+    fn find_newborn(&mut self, newborn: &Newborn, doubtful: Option<&Op>) -> Result<bool, Error> {
+        let except = doubtful.map(own_names).unwrap_or_default();
         let names = newborn.names.iter().map(|(at, id)| (at, *id));
         let mut waiting: Vec<(&Dentry, FileId)> =
             names.filter(|(at, _)| !except.contains(at)).collect();
@@ -253,8 +254,10 @@ impl<R: Replica> Applier<R> {
                         })?;
                         let kind = newborn.nodes.get(&id).map(InodeKind::of);
                         match found.filter(|inode| Some(inode.kind) == kind) {
-                            Some(inode) => self.map.bind(id, inode, Trust::Live),
-                            None => return Ok(false),
+                            Some(inode) if self.is_newborn(newborn, (id, inode), doubtful)? => {
+                                self.map.bind(id, inode, Trust::Live);
+                            }
+                            _ => return Ok(false),
                         }
                     }
                     None => blocked.push((at, id)),
@@ -266,6 +269,29 @@ impl<R: Replica> Applier<R> {
             waiting = blocked;
         }
         Ok(true)
+    }
+
+    /// Can what stands at a newborn file's name be it? One with more names than the records say may be a
+    /// file of somebody else, linked there since the crash, and would be written to.
+    fn is_newborn(
+        &mut self,
+        newborn: &Newborn,
+        (id, found): (FileId, Inode),
+        doubtful: Option<&Op>,
+    ) -> Result<bool, Error> {
+        if found.kind == InodeKind::Dir {
+            return Ok(true);
+        }
+        let attrs = self.replica.attrs(found).map_err(|source| Error::Replica {
+            seq: Seq::ZERO,
+            op: "walk",
+            path: self.replica.path_of(found),
+            source,
+        })?;
+        let names = newborn.names.values().filter(|named| **named == id);
+        // An operation in doubt may have made one more.
+        let more = matches!(doubtful, Some(Op::Link { id: linked, .. }) if *linked == id);
+        Ok(attrs.nlink as usize <= names.count() + usize::from(more))
     }
 
     fn object_at(&mut self, at: &Dentry) -> Result<Option<Object>, Fault> {

@@ -57,6 +57,17 @@ pub struct Place<'a> {
     pub name: &'a Name,
 }
 
+/// What a name leads to, and how much room that takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weight {
+    /// The inode.
+    pub inode: Inode,
+    /// Its links.
+    pub nlink: u32,
+    /// Bytes allocated for it.
+    pub bytes: u64,
+}
+
 /// How an entry moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moving {
@@ -157,6 +168,22 @@ pub trait Replica {
 
     /// Attributes.
     fn attrs(&mut self, inode: Inode) -> io::Result<Attrs>;
+    /// Bytes allocated for an inode.
+    fn allocated(&mut self, inode: Inode) -> io::Result<u64> {
+        Ok(self.attrs(inode)?.size)
+    }
+    /// What is at a name, with the room that it takes.
+    fn weigh(&mut self, at: Place<'_>) -> io::Result<Option<Weight>> {
+        let Some(inode) = self.inspect(at)? else {
+            return Ok(None);
+        };
+        let attrs = self.attrs(inode)?;
+        Ok(Some(Weight {
+            inode,
+            nlink: attrs.nlink,
+            bytes: attrs.size,
+        }))
+    }
     /// Sets the owner; clears set-id bits as chown(2) does.
     fn set_owner(&mut self, inode: Inode, uid: u32, gid: u32) -> io::Result<()>;
     /// Sets the permission bits; never called for symbolic links.
@@ -184,6 +211,14 @@ pub trait Replica {
     fn mark(&mut self, marker: Marker) -> io::Result<()>;
     /// What was last remembered and has survived.
     fn marked(&mut self) -> io::Result<Option<Marker>>;
+    /// Was it noted that inodes may have something withheld from them? See [`Withholding`](super::Withholding).
+    fn withholds(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+    /// Notes it, durably, before the first.
+    fn note_withholding(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// See [`Syncer`].
     fn syncer(&self) -> io::Result<Syncer>;
     /// Where an inode is, for messages only.

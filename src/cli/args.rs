@@ -123,10 +123,11 @@ pub(super) enum Verb {
         shell: clap_complete::Shell,
     },
 
-    /// Become known to a target (not built yet)
-    Pair(Unbuilt),
-    /// Who may speak to this host (not built yet)
-    Peers(Unbuilt),
+    /// Become known to a target, with the token that `doppelfs target invite` prints there
+    Pair(PairArgs),
+    /// Who may speak to this host, and to whom it speaks
+    #[command(subcommand)]
+    Peers(PeersVerb),
     /// Full-screen monitor (not built yet)
     Top(Unbuilt),
     /// Connect a set to its targets (not built yet)
@@ -157,6 +158,105 @@ pub(super) enum Verb {
     Config(Unbuilt),
     /// Collect what support needs (not built yet)
     Diag(Unbuilt),
+}
+
+/// Arguments of `pair`.
+#[derive(Debug, Args)]
+pub(super) struct PairArgs {
+    /// Where the target listens
+    #[arg(value_name = "HOST:PORT")]
+    pub(super) target: String,
+    /// The token; read from standard input where it is missing or `-`
+    pub(super) token: Option<String>,
+    /// What the target is to call this host; its host name by default
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Where this host's key and its pairings are
+    #[arg(long, value_name = "DIR", env = "DOPPELFS_KEYS", default_value = KEYS_DEFAULT, value_hint = ValueHint::DirPath)]
+    pub(super) keys: PathBuf,
+}
+
+/// Where keys are unless told otherwise; as `config` has it.
+const KEYS_DEFAULT: &str = "/etc/doppelfs/keys";
+
+/// Limits of a source on a target.
+#[derive(Debug, Args)]
+pub(super) struct TermsArgs {
+    /// Disk space that the source's replicas may take
+    #[arg(long, value_name = "SIZE|unlimited")]
+    pub(super) quota_bytes: Option<String>,
+    /// Files and directories that they may have
+    #[arg(long, value_name = "N|unlimited")]
+    pub(super) quota_files: Option<String>,
+    /// Record device nodes instead of making them
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    pub(super) deny_dev: Option<String>,
+    /// Record set-id bits and file capabilities instead of setting them
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    pub(super) deny_suid: Option<String>,
+}
+
+/// Arguments of `target invite`.
+#[derive(Debug, Args)]
+pub(super) struct InviteArgs {
+    /// For this set only
+    #[arg(long, value_name = "NAME")]
+    pub(super) set: Option<String>,
+    /// The mirror path below the target's root; the directory with the source's name by default
+    #[arg(long, value_name = "PATH")]
+    pub(super) path: Option<String>,
+    /// How long the token is good
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(super) expires: String,
+    #[command(flatten)]
+    pub(super) terms: TermsArgs,
+    /// Which target, where this host serves several
+    #[arg(long)]
+    pub(super) port: Option<u16>,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What can be done about peers.
+#[derive(Debug, Subcommand)]
+pub(super) enum PeersVerb {
+    /// Show the sources that may come in here, and the targets that this host is paired with
+    List {
+        /// Where this host's key and its pairings are
+        #[arg(long, value_name = "DIR", env = "DOPPELFS_KEYS", default_value = KEYS_DEFAULT, value_hint = ValueHint::DirPath)]
+        keys: PathBuf,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a source in no more (on a target), or forget a target (on a source)
+    Revoke {
+        /// Name of the source or beginning of its key; HOST:PORT of the target
+        name: String,
+        /// Where this host's key and its pairings are
+        #[arg(long, value_name = "DIR", env = "DOPPELFS_KEYS", default_value = KEYS_DEFAULT, value_hint = ValueHint::DirPath)]
+        keys: PathBuf,
+        /// Which target, where this host serves several
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// Change the limits of a source (on a target)
+    Set {
+        /// Name of the source or beginning of its key
+        name: String,
+        #[command(flatten)]
+        terms: TermsArgs,
+        /// Which target, where this host serves several
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// Make a new key for this host as a source, and tell all of its targets
+    RotateKey {
+        /// Where this host's key and its pairings are
+        #[arg(long, value_name = "DIR", env = "DOPPELFS_KEYS", default_value = KEYS_DEFAULT, value_hint = ValueHint::DirPath)]
+        keys: PathBuf,
+    },
 }
 
 /// The words of a command that is planned: taken and not looked at.
@@ -195,9 +295,12 @@ pub(super) struct MountArgs {
     /// strict: a write is captured before it returns
     #[arg(long, value_name = "strict|relaxed")]
     pub(super) order: Option<String>,
-    /// Plain TCP without authentication, to loopback addresses only
+    /// Plain TCP without authentication, to loopback addresses only; any user of this host could listen there
     #[arg(long)]
     pub(super) insecure_loopback: bool,
+    /// Where this host's key and its pairings are (/etc/doppelfs/keys)
+    #[arg(long, value_name = "DIR", env = "DOPPELFS_KEYS", value_hint = ValueHint::DirPath)]
+    pub(super) keys: Option<String>,
     /// Stay in the foreground
     #[arg(short = 'f', long)]
     pub(super) foreground: bool,
@@ -253,7 +356,7 @@ pub(super) struct MountArgs {
 pub(super) enum TargetVerb {
     /// Serve, in the foreground, until SIGTERM
     Serve {
-        /// Where to listen (127.0.0.1:7420)
+        /// Where to listen ([::]:7420; with --insecure-loopback 127.0.0.1:7420)
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Option<String>,
         /// Replicas are below this directory (/srv/doppelfs)
@@ -262,12 +365,29 @@ pub(super) enum TargetVerb {
         /// State directory (/var/lib/doppelfs/target)
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         state: Option<PathBuf>,
-        /// Plain TCP without authentication, on loopback addresses only
+        /// Listen on a loopback address, and take plain TCP without authentication, too: from any user of
+        /// this host
         #[arg(long)]
         insecure_loopback: bool,
+        /// What the process gives up before it serves: auto (what the kernel has), no, required, or
+        /// some of capabilities,seccomp,landlock
+        #[arg(long, value_name = "auto|no|required|PARTS")]
+        confine: Option<String>,
     },
-    /// Let a source in (not built yet)
-    Invite(Unbuilt),
+    /// Print a token that lets in one source, once
+    Invite(InviteArgs),
+    /// Change the target's key: announce the next one to the sources, then --finish
+    RotateKey {
+        /// Go over to the key that was announced
+        #[arg(long)]
+        finish: bool,
+        /// Also where sources have not been told, which then have to be paired again
+        #[arg(long, requires = "finish")]
+        force: bool,
+        /// Which target, where this host serves several
+        #[arg(long)]
+        port: Option<u16>,
+    },
     /// Store but do not apply (not built yet)
     Pause(Unbuilt),
     /// Apply again (not built yet)

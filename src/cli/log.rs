@@ -2,7 +2,6 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,11 +67,7 @@ fn come_back(file: &Path) {
         return;
     }
     LOST_NS.store(now, Ordering::Release);
-    let opened = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(file);
+    let opened = sys::open_private(file);
     let Ok(mut opened) = opened else { return };
     // A disk that fails may still be opened.
     let note = b"(lines before this one are missing: the log could not be written)\n";

@@ -28,6 +28,7 @@ pub(super) fn settings(args: &MountArgs, run_dir: &Path) -> anyhow::Result<Setti
     let values = [
         ("set", &args.set),
         ("state", &args.state),
+        ("keys", &args.keys),
         ("order", &args.order),
         ("journal-wait", &args.journal_wait),
         ("queue-disk-max", &args.queue_disk_max),
@@ -168,7 +169,7 @@ fn worker_words(kind: &str, options: &MountOptions, settings: &Settings) -> Vec<
     let mut words: Vec<OsString> = vec!["mount".into(), kind.into()];
     for (key, value) in settings.pairs() {
         let text = match (key, value) {
-            ("foreground" | "sloppy" | "run-dir" | "state" | "queue-dir", _) => continue,
+            ("foreground" | "sloppy" | "run-dir" | "state" | "keys" | "queue-dir", _) => continue,
             (key, Some(value)) => format!("{key}=\"{value}\""),
             (key, None) => key.to_owned(),
         };
@@ -180,6 +181,7 @@ fn worker_words(kind: &str, options: &MountOptions, settings: &Settings) -> Vec<
     path("--run-dir", &options.run_dir);
     path("--state", &options.state_dir);
     path("--queue-dir", &options.queue_dir);
+    path("--keys", &options.keys_dir);
     path("--", &options.dir);
     words.push(options.mountpoint.clone().into());
     words

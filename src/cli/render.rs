@@ -3,8 +3,8 @@
 use std::io::IsTerminal;
 
 use crate::control::status::{
-    ConnectionStatus, DataState, MirrorState, SetState, SetStatus, StatusReport, StreamStatus,
-    TargetState, TargetStatus, Transmit,
+    ConfinementStatus, ConnectionStatus, DataState, LayerState, MirrorState, SetState, SetStatus,
+    StatusReport, StreamStatus, TargetState, TargetStatus, Transmit,
 };
 
 /// Colours, or none.
@@ -254,6 +254,10 @@ fn connection_text(one: &ConnectionStatus, ink: Ink) -> String {
         || "not connected".to_owned(),
         |s| format!("connected since {s}"),
     );
+    let since = match &one.protection {
+        Some(protection) if protection != "plain" => format!("{since}, {protection}"),
+        _ => since,
+    };
     fact(&mut text, "transmit", &format!("{transmit}, {since}"));
     let states = format!(
         "{}, target {}",
@@ -351,9 +355,21 @@ fn target_text(target: &TargetStatus, ink: Ink) -> String {
     }
     text += &format!(": root {}, process {}\n", target.root, target.pid);
     if target.insecure {
-        let note = "plain TCP without authentication, loopback only";
+        let note =
+            "plain TCP without authentication is taken, too: every user of this host can use it";
         fact(&mut text, "transport", &ink.yellow(note));
     }
+    let key = target.key.get(..16).unwrap_or(&target.key);
+    fact(
+        &mut text,
+        "peers",
+        &format!("{} sources are paired with key {key}", target.peers),
+    );
+    if let Some(last) = &target.last_refusal {
+        let note = format!("{} connections, the last one {last}", target.refused);
+        fact(&mut text, "refused", &ink.yellow(&note));
+    }
+    confinement_text(&mut text, &target.confinement, ink);
     if target.streams.is_empty() {
         fact(&mut text, "streams", "none yet");
     }
@@ -361,6 +377,34 @@ fn target_text(target: &TargetStatus, ink: Ink) -> String {
         text += &stream_text(stream, ink);
     }
     text
+}
+
+fn confinement_text(text: &mut String, confinement: &ConfinementStatus, ink: Ink) {
+    let landlock = match (
+        confinement.landlock_version,
+        &confinement.landlock_refuses[..],
+    ) {
+        (Some(version), refuses @ [_, ..]) => {
+            format!("landlock ({version}: {})", refuses.join(", "))
+        }
+        (Some(_) | None, _) => "landlock".to_owned(),
+    };
+    let layers = [
+        ("capabilities", confinement.capabilities),
+        ("seccomp", confinement.seccomp),
+        (landlock.as_str(), confinement.landlock),
+    ];
+    let on = layers.iter().filter(|(_, state)| *state == LayerState::On);
+    let on: Vec<&str> = on.map(|(name, _)| *name).collect();
+    let shown = if on.is_empty() {
+        ink.yellow("none")
+    } else {
+        on.join(", ")
+    };
+    fact(text, "confinement", &shown);
+    for lack in &confinement.lacks {
+        fact(text, "unconfined", &ink.yellow(lack));
+    }
 }
 
 fn stream_text(stream: &StreamStatus, ink: Ink) -> String {

@@ -1,6 +1,7 @@
 //! `doppelfs restart`: another worker takes over, the mount stays.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,10 @@ pub(super) fn restart(
     patience: Duration,
     json: bool,
 ) -> anyhow::Result<Outcome> {
+    let told = File::open(Supervision::path(run_dir, set));
+    if told.is_err_and(|e| e.kind() == ErrorKind::PermissionDenied) {
+        bail!("permission denied: only root may restart a worker");
+    }
     let Some(before) = Supervision::read(run_dir, set) else {
         bail!(
             "set {set} has no supervisor here (run directory {}): it is not mounted, or this kernel \

@@ -10,11 +10,12 @@ use std::process::ExitCode;
 
 use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command};
 use super::compare::Depth;
-use super::{compare, mount, queue, restart, show, stats, target, umount, wait};
+use super::{compare, mount, peers, queue, restart, show, stats, target, umount, wait};
 use crate::config::MountOptions;
 use crate::config::TargetOptions;
 use crate::control::{self, Client, MirrorKind, Reply, Request, Service};
 use crate::supervisor::Ready;
+use crate::sys;
 use crate::types::SetName;
 
 /// The doors of the rooms that a command line leads to.
@@ -137,6 +138,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
     let run_dir = std::path::absolute(&cli.run_dir).context("run directory")?;
+    // Whatever is made here is for this user alone; who makes files for others gives them their modes.
+    sys::set_umask(0o077);
     match cli.verb {
         Verb::Mount(args) => mount::mount(&args, &run_dir, entrances),
         Verb::Umount {
@@ -199,6 +202,8 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             let service = choose_set(&run_dir, set.as_deref())?;
             wait::caught_up(&run_dir, &service, timeout.map(seconds).transpose()?)
         }
+        Verb::Pair(args) => peers::pair(&args),
+        Verb::Peers(verb) => peers::peers(&verb, &run_dir),
         Verb::Mirror(verb) => run_mirror(verb, &run_dir),
         Verb::Compare {
             left,
@@ -227,8 +232,6 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
 
 fn planned(verb: &Verb) -> anyhow::Error {
     let (name, instead) = match verb {
-        Verb::Pair(_) => ("pair", "use --insecure-loopback on one machine"),
-        Verb::Peers(_) => ("peers", "use --insecure-loopback on one machine"),
         Verb::Top(_) => ("top", "use `doppelfs stats --follow`"),
         Verb::Connect(_) => ("connect", "give --target at the mount"),
         Verb::Disconnect(_) => ("disconnect", "mount without --target"),
@@ -248,6 +251,8 @@ fn planned(verb: &Verb) -> anyhow::Error {
             "see `doppelfs status --json` and log/worker.log in the state",
         ),
         Verb::Mount(_)
+        | Verb::Pair(_)
+        | Verb::Peers(_)
         | Verb::Umount { .. }
         | Verb::Target(_)
         | Verb::Status { .. }
@@ -270,6 +275,7 @@ fn run_target(verb: TargetVerb, run_dir: &Path, entrances: &Entrances) -> anyhow
             root,
             state,
             insecure_loopback,
+            confine,
         } => {
             let options = TargetOptions::new(
                 listen.as_deref(),
@@ -278,12 +284,15 @@ fn run_target(verb: TargetVerb, run_dir: &Path, entrances: &Entrances) -> anyhow
                 Some(run_dir),
                 insecure_loopback,
             )?;
+            let options = options.confined(confine.as_deref())?;
             target::serve(options, entrances)
         }
-        TargetVerb::Invite(_) => {
-            let instead = "use --insecure-loopback on one machine";
-            Err(not_built("target invite", instead))
-        }
+        TargetVerb::Invite(args) => peers::invite(&args, run_dir),
+        TargetVerb::RotateKey {
+            finish,
+            force,
+            port,
+        } => peers::rotate_target(run_dir, port, finish, force),
         TargetVerb::Pause(_) => Err(not_built("target pause", later)),
         TargetVerb::Resume(_) => Err(not_built("target resume", later)),
     }

@@ -6,7 +6,9 @@ use std::path::Path;
 use super::render::{Ink, status_text};
 use super::run::Outcome;
 use crate::control::status::{STATUS_VERSION, SetStatus, StatusReport, TargetStatus};
-use crate::control::{self, Client, Error, QueueLine, Reply, Request, Service};
+use crate::control::{
+    self, Client, Error, QueueLine, Refusal, RefusalCode, Reply, Request, Service,
+};
 use crate::supervisor::Supervision;
 use crate::types::SetName;
 
@@ -14,7 +16,7 @@ use crate::types::SetName;
 /// a set in error, not left out.
 ///
 /// # Errors
-/// The run directory cannot be read, or the set that was named is not there.
+/// The run directory cannot be read, the set that was named is not there, or the caller may not look.
 pub fn collect_status(run_dir: &Path, set: Option<&SetName>) -> Result<StatusReport, Error> {
     let mut report = StatusReport {
         version: STATUS_VERSION,
@@ -48,6 +50,17 @@ pub fn collect_status(run_dir: &Path, set: Option<&SetName>) -> Result<StatusRep
             ) if set.is_some() => {
                 return Err(error);
             }
+            // Who may not look is not told what there is.
+            (
+                Err(
+                    error @ (Error::Denied { .. }
+                    | Error::Refused(Refusal {
+                        code: RefusalCode::Denied,
+                        ..
+                    })),
+                ),
+                _,
+            ) => return Err(error),
             // It ended between the listing and the question.
             (
                 Err(Error::NotRunning {

@@ -24,6 +24,12 @@ pub(super) fn umount(
     patience: Duration,
 ) -> anyhow::Result<Outcome> {
     let mountpoint = find_mount(mountpoint)?;
+    if !sys::is_root() {
+        bail!(
+            "permission denied: only root may unmount {}",
+            mountpoint.display()
+        );
+    }
     let supervision = end_resting(run_dir, &mountpoint, patience)?;
     let worker = find_worker(run_dir, &mountpoint);
     // Who has the directory below to the last: the supervisor, if there is one.

@@ -1,7 +1,7 @@
 //! `doppelfs wait --caught-up`.
 
 use anyhow::Context;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -142,6 +142,17 @@ fn flush(mount: &Path, deadline: Deadline) -> anyhow::Result<bool> {
         None => result.recv().ok(),
     };
     match answer {
+        // A monitor need not be able to open the directory.
+        Some(Err(e)) if e.kind() == ErrorKind::PermissionDenied => {
+            let mut err = std::io::stderr();
+            writeln!(
+                err,
+                "doppelfs: warning: {} cannot be opened by this user: what programs changed through \
+                 shared mappings and have not flushed is not waited for",
+                mount.display()
+            )?;
+            Ok(true)
+        }
         Some(result) => {
             result.with_context(|| format!("cannot flush {}", mount.display()))?;
             Ok(true)

@@ -236,6 +236,7 @@ pub fn check_mount(options: &mut MountOptions, around: &Surroundings) -> Result<
         ("mount point", &options.mountpoint),
         ("state directory", &options.state_dir),
         ("queue directory", &options.queue_dir),
+        ("keys directory", &options.keys_dir),
     ];
     if let Some((what, path)) = texts.into_iter().find(|(_, path)| path.to_str().is_none()) {
         return Err(MountRefusal::NotText {
@@ -279,6 +280,7 @@ fn check_places(options: &mut MountOptions, around: &Surroundings) -> Result<(),
         ("state", &mut options.state_dir, "move it with --state"),
         ("run", &mut options.run_dir, "move it with --run-dir"),
         ("queue", &mut options.queue_dir, "move it with --queue-dir"),
+        ("keys", &mut options.keys_dir, "move it with --keys"),
     ];
     for (what, path, remedy) in own {
         // Before links are resolved, too: that would ask whoever serves the mount.

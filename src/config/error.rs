@@ -82,16 +82,10 @@ pub enum OptionError {
     /// Plain TCP to another machine.
     #[error(
         "target {0:?}: --insecure-loopback sends without authentication and encryption, so it is \
-         for loopback addresses only (127.0.0.1, [::1], localhost); the authenticated transport \
-         for other hosts is not built yet"
+         for loopback addresses only (127.0.0.1, [::1], localhost); for another host leave it out and pair \
+         with the target: `doppelfs target invite` there, `doppelfs pair HOST:PORT TOKEN` here"
     )]
     NotLoopback(String),
-    /// Plain TCP without saying so.
-    #[error(
-        "{0}: the authenticated transport is not built yet; for a target on this machine give \
-         --insecure-loopback (plain TCP, loopback addresses only)"
-    )]
-    Unauthenticated(String),
 }
 
 fn near(nearest: Option<&str>) -> String {

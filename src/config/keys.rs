@@ -14,11 +14,12 @@ pub enum KeyUse {
 }
 
 /// Our keys; each is also a long flag of `doppelfs mount`. In `-o`, `_` may stand for `-`.
-pub const MOUNT_KEYS: [(&str, KeyUse); 19] = [
+pub const MOUNT_KEYS: [(&str, KeyUse); 20] = [
     ("set", KeyUse::Value),
     ("target", KeyUse::Value),
     ("state", KeyUse::Value),
     ("run-dir", KeyUse::Value),
+    ("keys", KeyUse::Value),
     ("order", KeyUse::Value),
     ("insecure-loopback", KeyUse::Flag),
     ("foreground", KeyUse::Flag),

@@ -26,7 +26,9 @@ mod target;
 pub use check::{FS_TYPE, MountRefusal, Surroundings, check_mount, is_held};
 pub use error::OptionError;
 pub use keys::{KeyUse, MOUNT_KEYS, Settings, is_ignored_key, split_options};
-pub use mount::{MountFlags, MountOptions, Order, default_run_dir, default_state_dir};
+pub use mount::{
+    MountFlags, MountOptions, Order, default_keys_dir, default_run_dir, default_state_dir,
+};
 pub use quantity::{parse_bytes, parse_duration, parse_percent, parse_switch};
-pub use state::{Role, StateError, StateOwner, claim_state};
+pub use state::{Role, StateError, StateOwner, claim_queue, claim_state};
 pub use target::{TargetOptions, default_target_state_dir};

@@ -1,10 +1,12 @@
 //! Whose a state directory is.
 
 use serde::{Deserialize, Serialize};
-use std::fs::{DirBuilder, File};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use crate::sys::{self, NotPrivate};
 
 /// What a state directory is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +78,9 @@ pub enum StateError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It is not, and cannot simply be made, for this user alone.
+    #[error("state: {0}")]
+    Exposed(#[source] NotPrivate),
     /// A call of the system failed.
     #[error("cannot {operation} {path}")]
     Io {
@@ -86,6 +91,25 @@ pub enum StateError {
         /// Why not.
         source: std::io::Error,
     },
+}
+
+impl From<NotPrivate> for StateError {
+    fn from(error: NotPrivate) -> StateError {
+        match error {
+            NotPrivate::Io {
+                operation,
+                path,
+                source,
+            } => StateError::Io {
+                operation,
+                path,
+                source,
+            },
+            other @ (NotPrivate::Owner { .. }
+            | NotPrivate::Writable { .. }
+            | NotPrivate::Shared { .. }) => StateError::Exposed(other),
+        }
+    }
 }
 
 const OWNER_FILE: &str = "owner.json";
@@ -124,18 +148,25 @@ impl StateOwner {
 /// [`StateError`]; the directory is then as it was.
 pub fn claim_state(dir: &Path, owner: &StateOwner) -> Result<(), StateError> {
     let path = dir.join(OWNER_FILE);
+    // What is wider than it should be is closed only when it is ours.
+    let is_state = path.is_file();
+    let is_known = |name: &OsStr| is_state || is_ours(name);
+    match sys::make_private_dir(dir, false, is_known) {
+        Ok(_) => {}
+        Err(NotPrivate::Shared { .. }) => {
+            return Err(StateError::Foreign {
+                dir: dir.to_owned(),
+                file: OWNER_FILE,
+            });
+        }
+        Err(other) => return Err(other.into()),
+    }
     match std::fs::read(&path) {
         Ok(text) => return compare(dir, &path, &text, owner),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(io("read", &path)(e)),
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(io("create", dir))?;
     let mut entries = std::fs::read_dir(dir).map_err(io("read", dir))?;
-    let is_ours = |name: &std::ffi::OsStr| name == "owner.json.new" || name == "lost+found";
     if entries.any(|e| e.is_ok_and(|e| !is_ours(&e.file_name()))) {
         return Err(StateError::Foreign {
             dir: dir.to_owned(),
@@ -154,6 +185,20 @@ pub fn claim_state(dir: &Path, owner: &StateOwner) -> Result<(), StateError> {
     File::open(dir)
         .and_then(|d| d.sync_all())
         .map_err(io("sync", dir))
+}
+
+fn is_ours(name: &OsStr) -> bool {
+    name == "owner.json.new" || name == "lost+found"
+}
+
+/// Makes the directory of a set's queue, 0700; it holds what is written to files.
+///
+/// # Errors
+/// [`StateError::Exposed`].
+pub fn claim_queue(dir: &Path) -> Result<(), StateError> {
+    let is_queue = dir.join("seg").is_dir();
+    sys::make_private_dir(dir, false, |_| is_queue)?;
+    Ok(())
 }
 
 fn compare(dir: &Path, path: &Path, text: &[u8], wanted: &StateOwner) -> Result<(), StateError> {

@@ -1,10 +1,11 @@
 //! Options of `doppelfs target serve`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::OptionError;
 use super::mount::{absolute, default_run_dir};
+use crate::confine::{Wish, WishError};
 use crate::wire::PORT_DEFAULT;
 
 /// What `doppelfs target serve` was asked for, complete.
@@ -18,8 +19,10 @@ pub struct TargetOptions {
     pub state_dir: PathBuf,
     /// Where its sockets are.
     pub run_dir: PathBuf,
-    /// Plain TCP, this machine only.
+    /// Plain TCP is taken beside TLS, from this machine only.
     pub insecure_loopback: bool,
+    /// What its process gives up once everything is open.
+    pub confine: Wish,
 }
 
 /// `/var/lib/doppelfs/target`.
@@ -27,8 +30,15 @@ pub fn default_target_state_dir() -> PathBuf {
     PathBuf::from("/var/lib/doppelfs/target")
 }
 
-fn parse_listen(text: &str) -> Result<SocketAddr, OptionError> {
-    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// All addresses of this host: IPv6 takes IPv4 along, where there is IPv6.
+fn every_address() -> IpAddr {
+    match Path::new("/proc/net/if_inet6").exists() {
+        true => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        false => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    }
+}
+
+fn parse_listen(text: &str, default_ip: IpAddr) -> Result<SocketAddr, OptionError> {
     let text = text
         .strip_prefix("localhost")
         .map_or_else(|| text.to_owned(), |rest| format!("127.0.0.1{rest}"));
@@ -42,7 +52,7 @@ fn parse_listen(text: &str) -> Result<SocketAddr, OptionError> {
     };
     port_only
         .ok()
-        .map(|port| SocketAddr::new(loopback, port))
+        .map(|port| SocketAddr::new(default_ip, port))
         .or_else(whole)
         .or_else(host_only)
         .ok_or_else(|| OptionError::Value {
@@ -64,14 +74,15 @@ impl TargetOptions {
         run_dir: Option<&Path>,
         insecure_loopback: bool,
     ) -> Result<TargetOptions, OptionError> {
-        let default_listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT_DEFAULT);
-        let listen = listen.map_or(Ok(default_listen), parse_listen)?;
-        if !insecure_loopback {
-            return Err(OptionError::Unauthenticated(format!(
-                "target serve on {listen}"
-            )));
-        }
-        if !listen.ip().is_loopback() {
+        let default_ip = match insecure_loopback {
+            true => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            false => every_address(),
+        };
+        let listen = match listen {
+            Some(text) => parse_listen(text, default_ip)?,
+            None => SocketAddr::new(default_ip, PORT_DEFAULT),
+        };
+        if insecure_loopback && !listen.ip().is_loopback() {
             return Err(OptionError::NotLoopback(listen.to_string()));
         }
         let or = |path: Option<&Path>, default: PathBuf| path.map_or(Ok(default), absolute);
@@ -81,6 +92,24 @@ impl TargetOptions {
             state_dir: or(state, default_target_state_dir())?,
             run_dir: or(run_dir, default_run_dir())?,
             insecure_loopback,
+            confine: Wish::default(),
         })
+    }
+
+    /// The same with this confinement, if one is asked for.
+    ///
+    /// # Errors
+    /// [`OptionError::Value`].
+    pub fn confined(mut self, asked: Option<&str>) -> Result<TargetOptions, OptionError> {
+        if let Some(text) = asked {
+            self.confine = text
+                .parse()
+                .map_err(|expected: WishError| OptionError::Value {
+                    key: "confine".to_owned(),
+                    value: text.to_owned(),
+                    expected: expected.to_string(),
+                })?;
+        }
+        Ok(self)
     }
 }

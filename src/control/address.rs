@@ -67,11 +67,15 @@ fn target_port(stem: &str) -> Option<u16> {
 /// first, by name. A directory that does not exist has none.
 ///
 /// # Errors
-/// [`Error::Io`] when the directory cannot be read.
+/// [`Error::Denied`], and [`Error::Io`] when the directory cannot be read.
 pub fn list_services(run_dir: &Path) -> Result<Vec<Service>, Error> {
     let entries = match std::fs::read_dir(run_dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            let path = run_dir.to_owned();
+            return Err(Error::Denied { path });
+        }
         Err(e) => return Err(Error::io("read", run_dir)(e)),
     };
     let mut services = Vec::new();

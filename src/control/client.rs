@@ -29,7 +29,7 @@ impl Client {
     /// Connects to a service of `run_dir`; waits at most [`ANSWER_PATIENCE`], then and later.
     ///
     /// # Errors
-    /// [`Error::NotRunning`], [`Error::Silent`] or [`Error::Io`].
+    /// [`Error::NotRunning`], [`Error::Denied`], [`Error::Silent`] or [`Error::Io`].
     pub fn connect(run_dir: &Path, service: &Service) -> Result<Client, Error> {
         Client::connect_within(run_dir, service, ANSWER_PATIENCE)
     }
@@ -54,6 +54,11 @@ impl Client {
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Err(gone(false));
             }
+            Err(Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                return Err(Error::Denied { path });
+            }
             Err(other) => return Err(other),
         };
         // connect(2) waits while the queue of a stopped worker is full, and has no time limit of
@@ -70,6 +75,7 @@ impl Client {
             Ok(Err(e)) => match e.kind() {
                 std::io::ErrorKind::NotFound => return Err(gone(false)),
                 std::io::ErrorKind::ConnectionRefused => return Err(gone(true)),
+                std::io::ErrorKind::PermissionDenied => return Err(Error::Denied { path }),
                 _ => return Err(Error::io("connect to", &path)(e)),
             },
             Err(_) => {
@@ -114,8 +120,11 @@ impl Client {
 
     fn send(mut self, request: &Request, limit: Option<Duration>) -> Result<Answers, Error> {
         let line = encode_request(request) + "\n";
-        if let Err(e) = self.stream.write_all(line.as_bytes()) {
-            return Err(self.explain(e));
+        match self.stream.write_all(line.as_bytes()) {
+            Ok(()) => {}
+            // It has closed already: what it said before that is to be read.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+            Err(e) => return Err(self.explain(e)),
         }
         let deadline_ns = limit.map(|limit| sys::monotonic_ns().saturating_add(nanos(limit)));
         Ok(Answers {

@@ -5,6 +5,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::access::denied_text;
+use crate::sys::NotPrivate;
+
 /// Why a worker does not do what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -19,6 +22,10 @@ pub enum RefusalCode {
     State,
     /// It was tried and went wrong.
     Failed,
+    /// Who asks may not.
+    Denied,
+    /// Too many ask at the same time.
+    Busy,
 }
 
 /// A worker's "no", with what to do.
@@ -110,6 +117,15 @@ pub enum Error {
         /// The lock.
         path: PathBuf,
     },
+    /// Whoever asks is not let into the run directory or to the socket. Nothing was asked.
+    #[error("{path}: {text}", text = denied_text())]
+    Denied {
+        /// Where the way ended.
+        path: PathBuf,
+    },
+    /// The run directory is not for this user alone. It was left as it was.
+    #[error("run directory: {0}; --run-dir names another")]
+    Exposed(#[source] NotPrivate),
     /// A call of the system failed. What was begun was undone.
     #[error("cannot {operation} {path}")]
     Io {
@@ -132,6 +148,25 @@ impl Error {
             operation,
             path,
             source,
+        }
+    }
+}
+
+impl From<NotPrivate> for Error {
+    fn from(error: NotPrivate) -> Error {
+        match error {
+            NotPrivate::Io {
+                operation,
+                path,
+                source,
+            } => Error::Io {
+                operation,
+                path,
+                source,
+            },
+            other @ (NotPrivate::Owner { .. }
+            | NotPrivate::Writable { .. }
+            | NotPrivate::Shared { .. }) => Error::Exposed(other),
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+use super::peers::{PeerLine, PeersReport, SecretText, TermsChange};
 use super::queue_line::QueueLine;
 use super::status::{SetStatus, TargetStatus};
 use super::{Refusal, RefusalCode};
@@ -69,10 +70,42 @@ pub enum Request {
     AbandonUmount,
     /// End without a umount (targets).
     Stop,
+    /// Make an invitation (targets).
+    Invite {
+        /// For this set only.
+        set: Option<String>,
+        /// The mirror path; without one the directory with the source's name.
+        path: Option<String>,
+        /// The source's limits.
+        terms: TermsChange,
+        /// How long it is good.
+        expires_seconds: u64,
+    },
+    /// Who may come in? (Targets.)
+    Peers,
+    /// Let a source in no more (targets).
+    RevokePeer {
+        /// Its name, or the beginning of its key's fingerprint.
+        name: String,
+    },
+    /// Change a source's limits (targets).
+    SetPeer {
+        /// Its name, or the beginning of its key's fingerprint.
+        name: String,
+        /// What is changed.
+        terms: TermsChange,
+    },
+    /// Change the target's own key: announce the next one, or go over to it.
+    RotateKey {
+        /// Go over to the one that was announced.
+        finish: bool,
+        /// Also where sources do not know it yet.
+        force: bool,
+    },
 }
 
 /// The names of all requests, for the message about an unknown one.
-pub const REQUEST_NAMES: [&str; 9] = [
+pub const REQUEST_NAMES: [&str; 14] = [
     "status",
     "wait",
     "queue-tail",
@@ -82,6 +115,11 @@ pub const REQUEST_NAMES: [&str; 9] = [
     "prepare-umount",
     "abandon-umount",
     "stop",
+    "invite",
+    "peers",
+    "revoke-peer",
+    "set-peer",
+    "rotate-key",
 ];
 
 /// One of a stream of answers.
@@ -121,8 +159,55 @@ pub enum Reply {
         /// Who will end with the mount.
         worker_pid: u32,
     },
+    /// To `invite`.
+    Invited {
+        /// What is to be carried to the source.
+        token: SecretText,
+        /// The fingerprint of the target's key.
+        key: String,
+    },
+    /// To `peers`.
+    Peers(Box<PeersReport>),
+    /// To `revoke-peer` and `set-peer`.
+    Peer(Box<PeerLine>),
+    /// To `rotate-key`.
+    KeyRotated {
+        /// The next key, or the one in use from now on.
+        key: String,
+        /// Is it in use?
+        finished: bool,
+        /// Sources that do not know it yet.
+        untold: Vec<String>,
+    },
     /// Done, nothing to tell.
     Done,
+}
+
+impl Reply {
+    /// The same without names of files, for those who may only look. An error or a warning that is
+    /// about one file still names it: whoever watches is there to read it.
+    #[must_use]
+    pub fn without_names(self) -> Reply {
+        match self {
+            Reply::Set(mut set) => {
+                for connection in &mut set.connections {
+                    connection.last_path = None;
+                }
+                Reply::Set(set)
+            }
+            other @ (Reply::Target(_)
+            | Reply::Waited { .. }
+            | Reply::Queue(_)
+            | Reply::Stats(_)
+            | Reply::MirrorStarted { .. }
+            | Reply::Prepared { .. }
+            | Reply::Invited { .. }
+            | Reply::Peers(_)
+            | Reply::Peer(_)
+            | Reply::KeyRotated { .. }
+            | Reply::Done) => other,
+        }
+    }
 }
 
 /// A segment of the queue.

@@ -22,23 +22,31 @@
 //!   hears nothing for longer knows that the worker is stopped, not busy.
 //! * The name of a set belongs to who holds the lock on `<set>.lock`; the socket file alone proves
 //!   nothing, it may be left over.
-//! * Only root and the worker's own user get an answer: the directory is made 0700, the socket is
-//!   0600, and the peer's credentials are looked at.
+//! * Root, the worker's own user and members of `doppelfs-admin` may ask everything, members of
+//!   `doppelfs-monitor` what [`Request::needs`] only [`Access::Look`] for; they are told no names of files.
+//!   Others get no answer and see nothing: the directory is 0700, the sockets are 0600, access control
+//!   lists let the two groups in, and the peer's credentials are looked at, too.
+//! * Nobody takes the places of others: of 256 a user has 32, and 64 are root's.
 //!
 //! # Failure
 //! A client that goes takes its request with it: the answer's future is dropped at the next line
 //! that cannot be written, at most a heartbeat later. A handler that panics closes the connection;
 //! the client reports it.
 
+mod access;
 mod address;
 mod client;
 mod error;
 mod escape;
 mod message;
+mod peers;
 mod queue_line;
+mod rundir;
+mod seats;
 mod server;
 pub mod status;
 
+pub use access::{ADMIN_GROUP, Access, Groups, MONITOR_GROUP};
 pub use address::{Service, list_services, list_sets};
 pub use client::{ANSWER_PATIENCE, Answers, Client};
 pub use error::{Error, Refusal, RefusalCode};
@@ -47,5 +55,7 @@ pub use message::{
     CursorLine, HEARTBEAT, Item, MirrorKind, QueueReport, REQUEST_NAMES, Reply, Request,
     SegmentLine, VERSION, encode_request, parse_request,
 };
+pub use peers::{PeerLine, PeersReport, RefusalLine, SecretText, TermsChange};
 pub use queue_line::QueueLine;
-pub use server::{Answer, Handler, Items, Server};
+pub use rundir::make_run_dir;
+pub use server::{Answer, Handler, Items, Server, Terms};

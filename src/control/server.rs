@@ -1,12 +1,12 @@
 //! Listening, and one task per question.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::future::Future;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -14,16 +14,16 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
 
+use super::access::{ADMIN_GROUP, Access, Groups, denied_text};
 use super::address::{self, Service};
 use super::message::{HEARTBEAT, Message, REQUEST_BYTES_MAX, parse_request};
+use super::rundir;
+use super::seats::{Seat, Seats};
 use super::{Error, Item, Refusal, RefusalCode, Reply, Request};
 use crate::sys;
 
 /// How long a client may take to say what it wants, or to take what it is told.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Questions answered at the same time.
-const CLIENTS_MAX: usize = 256;
 
 /// Items under way to a client that is slow.
 const ITEMS_MAX: usize = 64;
@@ -68,22 +68,51 @@ pub struct Server {
     _lock: File,
 }
 
+/// On what terms a service listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The groups that may talk to it; `None`: looked up by name while it listens already, because
+    /// that may take long, and root must not wait for it.
+    pub groups: Option<Groups>,
+    /// How long a client may take to say what it wants, or to take what it is told.
+    pub patience: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Terms {
+        Terms {
+            groups: None,
+            patience: CLIENT_PATIENCE,
+        }
+    }
+}
+
 impl Server {
     /// Listens for `service` in `run_dir`, which is made (0700) when it is missing.
     ///
     /// # Errors
-    /// [`Error::InUse`] when another live process has the name, [`Error::Io`].
+    /// [`Error::InUse`] when another live process has the name, [`Error::Exposed`], [`Error::Io`].
     pub fn start(
         run_dir: &Path,
         service: &Service,
         handler: Arc<dyn Handler>,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Server, Error> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(run_dir)
-            .map_err(Error::io("create", run_dir))?;
+        Server::start_on(run_dir, service, handler, runtime, Terms::default())
+    }
+
+    /// As [`Server::start`], on other terms.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_on(
+        run_dir: &Path,
+        service: &Service,
+        handler: Arc<dyn Handler>,
+        runtime: &tokio::runtime::Handle,
+        terms: Terms,
+    ) -> Result<Server, Error> {
+        let opened = rundir::make_run_dir(run_dir)?;
         let lock = take_name(run_dir, service)?;
         let path = service.socket(run_dir);
         // Having the lock, whatever socket is there is left over.
@@ -109,7 +138,14 @@ impl Server {
             let _context = runtime.enter();
             UnixListener::from_std(listener).map_err(Error::io("listen on", &path))?
         };
-        let accept = runtime.spawn(accept(listener, handler, owner));
+        let groups = rundir::let_in(opened, &path, terms.groups)?;
+        let door = Arc::new(Door {
+            handler,
+            owner,
+            groups,
+            patience: terms.patience,
+        });
+        let accept = runtime.spawn(accept(listener, door));
         Ok(Server {
             path,
             accept,
@@ -138,12 +174,7 @@ impl Drop for Server {
 /// Takes the lock that owns the service's name.
 fn take_name(run_dir: &Path, service: &Service) -> Result<File, Error> {
     let path = service.lock(run_dir);
-    let lock = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(Error::io("open", &path))?;
+    let lock = sys::open_private(&path).map_err(Error::io("open", &path))?;
     match sys::lock_file(lock.as_fd()) {
         Ok(true) => Ok(lock),
         Ok(false) => Err(Error::InUse {
@@ -154,14 +185,21 @@ fn take_name(run_dir: &Path, service: &Service) -> Result<File, Error> {
     }
 }
 
-async fn accept(listener: UnixListener, handler: Arc<dyn Handler>, owner: u32) {
+/// What every conversation needs to know.
+struct Door {
+    handler: Arc<dyn Handler>,
+    /// The server's own user.
+    owner: u32,
+    /// Empty until they have been looked up.
+    groups: Arc<OnceLock<Groups>>,
+    patience: Duration,
+}
+
+async fn accept(listener: UnixListener, door: Arc<Door>) {
     let mut clients = JoinSet::new();
+    let seats = Seats::new();
     loop {
         while clients.try_join_next().is_some() {}
-        if clients.len() >= CLIENTS_MAX {
-            clients.join_next().await;
-            continue;
-        }
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -171,36 +209,71 @@ async fn accept(listener: UnixListener, handler: Arc<dyn Handler>, owner: u32) {
                 continue;
             }
         };
-        let handler = Arc::clone(&handler);
+        let (access, seat) = match admit(&stream, &door, &seats) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                refuse_at_once(&stream, refusal);
+                continue;
+            }
+        };
+        let door = Arc::clone(&door);
         clients.spawn(async move {
-            if let Err(error) = converse(stream, handler, owner).await {
+            if let Err(error) = converse(stream, &door, access).await {
                 debug!(%error, "control client went");
             }
+            drop(seat);
         });
     }
 }
 
-async fn converse(
-    mut stream: UnixStream,
-    handler: Arc<dyn Handler>,
-    owner: u32,
-) -> std::io::Result<()> {
-    let peer = stream.peer_cred()?.uid();
-    if peer != 0 && peer != owner {
-        let text = "only root and the user of the worker may ask";
-        let refusal = Refusal::new(RefusalCode::State, text);
-        return say(&mut stream, &Message::Refused(refusal)).await;
+/// What the client may do, and a place for it.
+fn admit(stream: &UnixStream, door: &Door, seats: &Arc<Seats>) -> Result<(Access, Seat), Refusal> {
+    let unknown = |error| {
+        let text = format!("cannot tell who asks: {error}");
+        Refusal::new(RefusalCode::Denied, text)
+    };
+    let peer = sys::peer_of(stream.as_fd()).map_err(unknown)?;
+    let groups = door.groups.get().copied().unwrap_or_default();
+    let Some(access) = groups.access_of(&peer, door.owner) else {
+        return Err(Refusal::new(RefusalCode::Denied, denied_text()));
+    };
+    let is_owner = peer.uid == 0 || peer.uid == door.owner;
+    match seats.take(peer.uid, is_owner) {
+        Some(seat) => Ok((access, seat)),
+        None => {
+            let text = format!(
+                "too many questions at a time (user {}); end some of them",
+                peer.uid
+            );
+            Err(Refusal::new(RefusalCode::Busy, text))
+        }
     }
-    let line = match tokio::time::timeout(CLIENT_PATIENCE, read_line(&mut stream)).await {
+}
+
+/// Tells who gets no place why; the buffer of a new socket has room for it. Nobody is waited for.
+fn refuse_at_once(stream: &UnixStream, refusal: Refusal) {
+    let mut line = serde_json::to_vec(&Message::Refused(refusal)).unwrap_or_default();
+    line.push(b'\n');
+    let _ = stream.try_write(&line);
+}
+
+async fn converse(mut stream: UnixStream, door: &Door, access: Access) -> std::io::Result<()> {
+    let patience = door.patience;
+    let line = match tokio::time::timeout(patience, read_line(&mut stream)).await {
         Ok(line) => line?,
         Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
     };
     let request = match parse_request(&line) {
-        Ok(request) => request,
-        Err(refusal) => return say(&mut stream, &Message::Refused(refusal)).await,
+        Ok(request) if request.needs() <= access => request,
+        Ok(_) => {
+            let text = format!("permission denied: this needs root or group {ADMIN_GROUP}");
+            let refusal = Refusal::new(RefusalCode::Denied, text);
+            return say(&mut stream, &Message::Refused(refusal), patience).await;
+        }
+        Err(refusal) => return say(&mut stream, &Message::Refused(refusal), patience).await,
     };
     let (sender, mut items) = mpsc::channel(ITEMS_MAX);
-    let mut answer = handler.handle(request, Items(sender));
+    let mut answer = Arc::clone(&door.handler).handle(request, Items(sender));
     let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let last = loop {
@@ -210,14 +283,18 @@ async fn converse(
             last = &mut answer => break last,
             _ = beat.tick() => Message::Alive,
         };
-        say(&mut stream, &message).await?;
+        say(&mut stream, &message, patience).await?;
     };
     drop(answer);
     while let Ok(item) = items.try_recv() {
-        say(&mut stream, &Message::Item(item)).await?;
+        say(&mut stream, &Message::Item(item), patience).await?;
     }
+    let last = match access {
+        Access::Act => last,
+        Access::Look => last.map(Reply::without_names),
+    };
     let last = last.map_or_else(Message::Refused, Message::Done);
-    say(&mut stream, &last).await
+    say(&mut stream, &last, patience).await
 }
 
 async fn read_line(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
@@ -237,10 +314,14 @@ async fn read_line(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
     }
 }
 
-async fn say(stream: &mut UnixStream, message: &Message) -> std::io::Result<()> {
+async fn say(
+    stream: &mut UnixStream,
+    message: &Message,
+    patience: Duration,
+) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(message).map_err(std::io::Error::other)?;
     line.push(b'\n');
-    match tokio::time::timeout(CLIENT_PATIENCE, stream.write_all(&line)).await {
+    match tokio::time::timeout(patience, stream.write_all(&line)).await {
         Ok(result) => result,
         Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
     }

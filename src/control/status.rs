@@ -223,6 +223,8 @@ pub struct ConnectionStatus {
     pub staged: bool,
     /// Plain TCP without authentication, loopback only.
     pub insecure: bool,
+    /// How the connection is protected: `plain`, or protocol and cipher; none while there is none.
+    pub protection: Option<String>,
     /// What is wrong, and what to do.
     pub error: Option<String>,
 }
@@ -294,6 +296,8 @@ pub struct StreamStatus {
     pub remap_from: Vec<String>,
     /// Is there a connection?
     pub connected: bool,
+    /// How it is protected: `plain`, or protocol and cipher.
+    pub protection: Option<String>,
     /// The line of positions.
     pub history: String,
     /// Watermark.
@@ -314,6 +318,41 @@ pub struct StreamStatus {
     pub error: Option<String>,
 }
 
+/// A layer of a target's confinement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerState {
+    /// It holds.
+    On,
+    /// Nobody asked for it.
+    #[default]
+    Off,
+    /// It was asked for and could not be had.
+    Missing,
+}
+
+/// What a target's process has given up.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfinementStatus {
+    /// What was asked for: `auto`, `no`, `required`, or the layers.
+    pub asked: String,
+    /// Capabilities.
+    pub capabilities: LayerState,
+    /// Those that are kept.
+    pub capabilities_kept: Vec<String>,
+    /// System calls.
+    pub seccomp: LayerState,
+    /// Landlock.
+    pub landlock: LayerState,
+    /// Version of its interface, where the kernel has it.
+    pub landlock_version: Option<u32>,
+    /// What it refuses.
+    pub landlock_refuses: Vec<String>,
+    /// What was asked for and is not there, one line each.
+    pub lacks: Vec<String>,
+}
+
 /// A target.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -326,8 +365,18 @@ pub struct TargetStatus {
     pub state_dir: String,
     /// Its process.
     pub pid: u32,
-    /// Without authentication, loopback only.
+    /// Plain TCP from this host is taken, without authentication.
     pub insecure: bool,
+    /// The fingerprint of its key.
+    pub key: String,
+    /// Sources that are paired with it.
+    pub peers: u64,
+    /// Connections refused since it was started.
+    pub refused: u64,
+    /// The last refusal, for people.
+    pub last_refusal: Option<String>,
+    /// What its process has given up.
+    pub confinement: ConfinementStatus,
     /// Its streams.
     pub streams: Vec<StreamStatus>,
     /// What is wrong with the target itself, and what to do.

@@ -59,6 +59,14 @@ impl Handler for Answers {
                     RefusalCode::State,
                     "a set ends with its mount: use `doppelfs umount`",
                 )),
+                Request::Invite { .. }
+                | Request::Peers
+                | Request::RevokePeer { .. }
+                | Request::SetPeer { .. }
+                | Request::RotateKey { .. } => Err(Refusal::new(
+                    RefusalCode::State,
+                    "this is the worker of a set; ask a target",
+                )),
             }
         })
     }

@@ -6,16 +6,17 @@
 //! of the run directory, `SET.dir`, and holds its lock for as long as it runs.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::config::MountOptions;
+use crate::control;
 use crate::sys;
 
 use super::ways::Spot;
@@ -116,25 +117,13 @@ pub(super) fn take(options: &MountOptions) -> anyhow::Result<Claim> {
 /// # Errors
 /// It cannot be one.
 pub(super) fn make_run_dir(run_dir: &Path) -> anyhow::Result<()> {
-    let made = DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(run_dir);
-    made.with_context(|| {
-        format!(
-            "cannot create the run directory {}; give another with --run-dir",
-            run_dir.display()
-        )
-    })
+    control::make_run_dir(run_dir)?;
+    Ok(())
 }
 
 /// `None`: somebody else holds the lock.
 fn write_locked(path: &Path, lying: &Lying) -> io::Result<Option<File>> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = sys::open_private(path)?;
     if !sys::lock_file(file.as_fd())? {
         return Ok(None);
     }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use crate::config::{self, MountOptions, Role, StateOwner, Surroundings};
+use crate::confine;
 use crate::journal::Journal;
+use crate::keys::Pairings;
 use crate::live::Live;
 use crate::passthrough::{Tree, unfit};
 use crate::supervisor::{Handover, Line, Ready};
@@ -31,6 +33,10 @@ const ST_NOSYMFOLLOW: u64 = 0x2000;
 /// What stands in the way, for people.
 pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()> {
     sys::act_without_own_limits();
+    // Before any thread is started, all of which inherit it.
+    if let Err(error) = confine::give_up_unused() {
+        tracing::debug!(%error, "capabilities that no source uses are kept");
+    }
     let line = Line::inherited();
     let handover = line.as_ref().map(|line| line.begin()).transpose();
     let handover = handover.context("cannot hear the supervisor")?.flatten();
@@ -46,6 +52,7 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
     inherit_restrictions(&mut options, &tree)?;
     let claim = claim::take(&options)?;
     config::claim_state(&options.state_dir, &owner_of(&options))?;
+    config::claim_queue(&options.queue_dir)?;
     let stand_in = StandIn::of(&options);
     let how = Start::Mount {
         bypassed: is_bypassed,
@@ -213,8 +220,28 @@ fn cached_descriptors() -> usize {
 /// Why not, for people.
 pub fn probe_source(options: &MountOptions) -> anyhow::Result<()> {
     open_tree(options)?;
+    check_pairings(options)?;
     claim::check(options)?;
     claim::make_run_dir(&options.run_dir)
+}
+
+/// Is this host paired with the targets? Found out here, where somebody reads it, and not only by the
+/// connection.
+fn check_pairings(options: &MountOptions) -> anyhow::Result<()> {
+    if options.insecure_loopback {
+        return Ok(());
+    }
+    let pairings = Pairings::of(&options.keys_dir);
+    for target in &options.targets {
+        pairings.find(&target.pairing())?;
+        if pairings.key()?.is_none() {
+            bail!(
+                "there is no key in {}; pair this host with {target} once more",
+                options.keys_dir.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn open_tree(options: &MountOptions) -> anyhow::Result<Tree> {

@@ -10,10 +10,12 @@
 //! then the journal is made durable, then the clean end is recorded, and last the control socket goes
 //! (so that who waits for the end of the worker waits for all of it).
 
+mod acquaintance;
 mod answers;
 mod believe;
 mod bypass;
 mod claim;
+mod confined;
 mod detach;
 mod entry;
 mod events;

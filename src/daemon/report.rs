@@ -218,6 +218,7 @@ impl Source {
             mirror: mirror_status(state),
             staged: state.is_staged,
             insecure: self.options.insecure_loopback,
+            protection: state.protection.clone(),
             error: state.error.clone(),
         }
     }

@@ -17,6 +17,7 @@ use crate::config::MountOptions;
 use crate::control;
 use crate::fuse;
 use crate::journal::Journal;
+use crate::keys::Pairings;
 use crate::live::{Live, OpenCheck};
 use crate::mirror::{CheckProgress, Event, Mirror, MirrorState, check};
 use crate::passthrough::Tree;
@@ -341,7 +342,7 @@ fn connect(
             id,
             target: target.clone(),
             set: source.options.set.clone(),
-            source: start::host_name(),
+            source: sys::host_name(),
             instance: source.covered.instance,
             root: source.covered.root,
             history: source.covered.history,
@@ -350,6 +351,7 @@ fn connect(
             remap: source.options.remap_from()?,
             journal: source.journal.clone(),
             insecure_loopback: source.options.insecure_loopback,
+            pairings: Pairings::of(&source.options.keys_dir),
             runtime: runtime.handle().clone(),
             events: wants.clone(),
         })

@@ -352,15 +352,3 @@ pub(super) fn number_connections(
         gone.into_iter().map(|known| known.target).collect(),
     ))
 }
-
-/// This host's name, as the target's default path has it.
-pub(super) fn host_name() -> String {
-    let read = |path: &str| std::fs::read_to_string(Path::new(path)).ok();
-    let name = read("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() {
-        "localhost".to_owned()
-    } else {
-        name.to_owned()
-    }
-}

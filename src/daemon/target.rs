@@ -6,8 +6,11 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+use super::confined::{confine_target, shown};
 use crate::config::{self, Role, StateOwner, TargetOptions};
-use crate::control::status::{DataState, StreamStatus, TargetState, TargetStatus};
+use crate::control::status::{
+    ConfinementStatus, DataState, StreamStatus, TargetState, TargetStatus,
+};
 use crate::control::{self, Answer, Handler, Items, Refusal, RefusalCode, Reply, Request};
 use crate::journal;
 use crate::receiver::{ServeOptions, StreamSnapshot, Target};
@@ -15,6 +18,8 @@ use crate::stats;
 use crate::supervisor::Ready;
 use crate::sys;
 use crate::wire;
+
+use super::acquaintance::{self, Invitation};
 
 /// Serves a target until it is told to end.
 ///
@@ -32,29 +37,37 @@ pub fn run_target(options: TargetOptions, ready: Ready) -> anyhow::Result<()> {
         name: "target".to_owned(),
         path: options.root.clone(),
     };
+    check_root(&options)?;
+    config::claim_state(&options.state_dir, &owner)?;
+    let tables = Target::run_dir(None)?;
+    control::make_run_dir(&options.run_dir)?;
+    let socket = Target::bind(options.listen)?;
+    // Everything is there that needs more than the process keeps, and no thread runs yet.
+    let confinement = confine_target(&options, &tables)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("dfs-net")
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    check_root(&options)?;
-    config::claim_state(&options.state_dir, &owner)?;
-    let target = Target::serve(ServeOptions {
+    let serving = ServeOptions {
         listen: options.listen,
         root: options.root.clone(),
         state: options.state_dir.clone(),
-        run: None,
+        host_name: sys::host_name(),
+        run: Some(tables),
         insecure_loopback: options.insecure_loopback,
         queue: journal::Options::default(),
         runtime: runtime.handle().clone(),
-    })?;
+    };
+    let target = Target::serve_on(socket, serving)?;
     let address = target.address();
     let target = Arc::new(target);
     let stop = Arc::new(Notify::new());
     let answers = Arc::new(Answers {
         options: options.clone(),
         target: target.clone(),
+        confinement: shown(&confinement),
         stop: stop.clone(),
     });
     let service = control::Service::Target(address.port());
@@ -119,6 +132,7 @@ fn check_root(options: &TargetOptions) -> anyhow::Result<()> {
 struct Answers {
     options: TargetOptions,
     target: Arc<Target>,
+    confinement: ConfinementStatus,
     stop: Arc<Notify>,
 }
 
@@ -130,6 +144,34 @@ impl Handler for Answers {
                 Request::Stop => {
                     self.stop.notify_one();
                     Ok(Reply::Done)
+                }
+                Request::Invite {
+                    set,
+                    path,
+                    terms,
+                    expires_seconds,
+                } => {
+                    let invitation = Invitation {
+                        set,
+                        path,
+                        terms,
+                        expires_seconds,
+                    };
+                    self.blocking(move |target| acquaintance::invite(target, invitation))
+                        .await
+                }
+                Request::Peers => self.blocking(acquaintance::peers).await,
+                Request::RevokePeer { name } => {
+                    self.blocking(move |target| acquaintance::revoke(target, &name))
+                        .await
+                }
+                Request::SetPeer { name, terms } => {
+                    self.blocking(move |target| acquaintance::set(target, &name, terms))
+                        .await
+                }
+                Request::RotateKey { finish, force } => {
+                    self.blocking(move |target| acquaintance::rotate(target, finish, force))
+                        .await
                 }
                 Request::Wait { .. }
                 | Request::QueueTail { .. }
@@ -147,14 +189,32 @@ impl Handler for Answers {
 }
 
 impl Answers {
+    /// Does what writes files or waits for sessions to end.
+    async fn blocking(
+        &self,
+        work: impl FnOnce(&Target) -> Result<Reply, Refusal> + Send + 'static,
+    ) -> Result<Reply, Refusal> {
+        let target = Arc::clone(&self.target);
+        tokio::task::spawn_blocking(move || work(&target))
+            .await
+            .unwrap_or_else(|_| Err(Refusal::new(RefusalCode::State, "the target is ending")))
+    }
+
     fn status(&self) -> TargetStatus {
         let snapshot = self.target.snapshot();
+        let doors = self.target.doors();
+        let last = doors.refusals.last();
         TargetStatus {
             listen: snapshot.address.to_string(),
             root: snapshot.root.display().to_string(),
             state_dir: self.options.state_dir.display().to_string(),
             pid: std::process::id(),
             insecure: self.options.insecure_loopback,
+            key: doors.key.to_string(),
+            peers: doors.peers.len() as u64,
+            refused: doors.refused,
+            last_refusal: last.map(|refusal| format!("{}: {}", refusal.from, refusal.text)),
+            confinement: self.confinement.clone(),
             streams: snapshot.streams.iter().map(stream).collect(),
             error: None,
         }
@@ -172,6 +232,7 @@ fn stream(snapshot: &StreamSnapshot) -> StreamStatus {
             .map(|remap| remap.from.clone())
             .unwrap_or_default(),
         connected: snapshot.peer.is_some(),
+        protection: snapshot.protection.clone(),
         history: snapshot
             .history
             .map(|history| history.to_string())

@@ -1,13 +1,15 @@
 //! One inode of a tree, and how it differs from the other tree's.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::report::{What, name_text};
 use crate::sys;
 use crate::sys::FileStat;
-use crate::types::{Time, Xattr};
+use crate::types::{
+    CAPABILITY_XATTR, Time, WITHHELD_CAPABILITY_XATTR, WITHHELD_XATTR, Withheld, Xattr,
+};
 
 /// Allocated bytes may differ by this much, or by a tenth, before it is a difference: xfs allocates ahead of
 /// what grows, and keeps it in a file that grows by leaps.
@@ -15,6 +17,36 @@ const HOLES_BYTES_MIN: u64 = 128 << 10;
 
 /// Extended attribute values are shown up to this length.
 const VALUE_BYTES_SHOWN: usize = 32;
+
+const RECORD: &CStr = c"trusted.doppelfs.withheld";
+const CAPABILITY_RECORD: &CStr = c"trusted.doppelfs.capability";
+const RECORD_BYTES_MAX: usize = 128;
+
+/// What a replica has recorded of an inode, instead of making it so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Record {
+    /// It is a device.
+    Device,
+    /// It has set-id bits or capabilities.
+    Rights,
+}
+
+/// Extended attributes of a replica as its source has them: what is recorded counts as the real one.
+pub(super) fn xattrs_as_recorded(xattrs: &mut Vec<Xattr>) {
+    xattrs.retain(|xattr| xattr.name != WITHHELD_XATTR);
+    let recorded = xattrs
+        .iter()
+        .position(|xattr| xattr.name == WITHHELD_CAPABILITY_XATTR);
+    if let Some(index) = recorded {
+        let value = xattrs.remove(index).value;
+        xattrs.retain(|xattr| xattr.name != CAPABILITY_XATTR);
+        xattrs.push(Xattr {
+            name: CAPABILITY_XATTR.to_vec(),
+            value,
+        });
+        xattrs.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+}
 
 /// An inode held by an `O_PATH` descriptor, with what stat says of it.
 #[derive(Debug)]
@@ -54,6 +86,40 @@ impl Entry {
 
     pub(super) fn xattrs(&self) -> io::Result<Vec<Xattr>> {
         sys::list_all_xattrs(self.fd.as_fd())
+    }
+
+    /// Takes it for what it is on the source, where the replica only records that. What is withheld: a
+    /// device, or rights.
+    pub(super) fn as_recorded(&mut self) -> io::Result<Option<Record>> {
+        if !self.stat.is_file() {
+            return Ok(None);
+        }
+        let read = |name, value: &mut [u8]| match sys::getxattr(self.fd.as_fd(), name, value) {
+            Ok(length) => Ok(Some(length)),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => {
+                Ok(None)
+            }
+            // Longer than any record is.
+            Err(e) if e.raw_os_error() == Some(libc::ERANGE) => Ok(None),
+            Err(e) => Err(e),
+        };
+        let mut text = [0; RECORD_BYTES_MAX];
+        let length = read(RECORD, &mut text)?;
+        let has_capability = read(CAPABILITY_RECORD, &mut [])?.is_some();
+        let withheld = length.and_then(|length| Withheld::decode(&text[..length]));
+        // What has content stands for no device.
+        let withheld = withheld.filter(|it| it.device.is_none() || self.stat.size == 0);
+        let Some(withheld) = withheld else {
+            return Ok(has_capability.then_some(Record::Rights));
+        };
+        self.stat.mode = withheld.mode(self.stat.mode);
+        match withheld.device {
+            Some(device) => {
+                self.stat.rdev = device.rdev;
+                Ok(Some(Record::Device))
+            }
+            None => Ok(Some(Record::Rights)),
+        }
     }
 
     pub(super) fn target(&self) -> io::Result<Vec<u8>> {

@@ -23,6 +23,9 @@
 //!   of the trees do not count, so link counts are not compared.
 //! - A file whose size is at most [`READ_WHOLE_BYTES_MAX`] is read whole. In a larger one a range is
 //!   skipped where *both* file systems say that it is a hole.
+//! - Attributes by which a replica records what its target withholds ([`Withheld`](crate::types::Withheld))
+//!   are believed on the right only, and stand for what they record; what is recorded is counted apart. On the
+//!   left they are passed over, as they are not replicated.
 //!
 //! # Failure
 //! [`Error`] names the operation and the path. A tree that cannot be read is an error, never "equal".
@@ -37,5 +40,5 @@ mod walk;
 pub use content::READ_WHOLE_BYTES_MAX;
 pub use error::Error;
 pub use pair::Side;
-pub use report::{Counts, Difference, Report, What};
+pub use report::{Counts, Difference, Report, What, WithheldCounts};
 pub use walk::{OPEN_LEVELS_MAX, Options, compare};

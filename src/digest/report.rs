@@ -98,6 +98,16 @@ pub struct Counts {
     pub bytes: u64,
 }
 
+/// What the right tree only records of the left one, as its target was told to withhold it. Each inode counts
+/// once; what is recorded has to be what the left tree has, or it is a difference too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct WithheldCounts {
+    /// Empty files that stand for a device.
+    pub devices: u64,
+    /// Files without the set-id bits or capabilities that they have on the left.
+    pub rights: u64,
+}
+
 /// The result of [`super::compare`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Report {
@@ -107,6 +117,8 @@ pub struct Report {
     pub difference_count: u64,
     /// How much was looked at.
     pub counts: Counts,
+    /// What is recorded on the right and not made: no difference.
+    pub withheld: WithheldCounts,
 }
 
 impl Report {
@@ -141,7 +153,15 @@ impl fmt::Display for Report {
             f,
             "{verdict}: {files} files, {dirs} directories, {others} others, \
              {links} further links, {bytes} bytes"
-        )
+        )?;
+        let WithheldCounts { devices, rights } = self.withheld;
+        match devices + rights {
+            0 => Ok(()),
+            all => write!(
+                f,
+                "; {all} withheld: {devices} devices, {rights} set-id or capabilities"
+            ),
+        }
     }
 }
 

@@ -6,12 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use super::content::{Buffers, first_difference};
-use super::entry::{Entry, compare_holes, compare_stats, compare_xattrs, kind_text};
+use super::entry::{
+    Entry, Record, compare_holes, compare_stats, compare_xattrs, kind_text, xattrs_as_recorded,
+};
 use super::error::{Error, io_error};
 use super::pair::{Pair, Side};
 use super::report::{Difference, Report, What, name_text, path_text};
 use crate::sys;
-use crate::types::{Remap, Xattr};
+use crate::types::{Remap, Xattr, is_own_xattr};
 
 /// Most levels of directories that are held open, two descriptors each.
 pub const OPEN_LEVELS_MAX: usize = 64;
@@ -312,7 +314,12 @@ impl Walk<'_> {
             Entry::find(dirs.of(side).as_fd(), name).map_err(io_error("look up", side, &self.path))
         })?;
         match (found.left, found.right) {
-            (Some(left), Some(right)) => self.compare_pair(&Pair { left, right }),
+            (Some(left), Some(mut right)) => {
+                let record = right.as_recorded();
+                let record =
+                    record.map_err(io_error("read attributes of", Side::Right, &self.path))?;
+                self.compare_pair(&Pair { left, right }, record)
+            }
             (None, None) => Ok(Next::Stay),
             (left, right) => {
                 let text = |side: Option<Entry>| {
@@ -324,7 +331,8 @@ impl Walk<'_> {
         }
     }
 
-    fn compare_pair(&mut self, pair: &Pair<Entry>) -> Result<Next, Error> {
+    /// `record`: the right one is taken for what it is on the left.
+    fn compare_pair(&mut self, pair: &Pair<Entry>, record: Option<Record>) -> Result<Next, Error> {
         let (left, right) = (&pair.left.stat, &pair.right.stat);
         if left.kind() != right.kind() {
             self.compare_attributes(pair)?;
@@ -338,6 +346,11 @@ impl Walk<'_> {
         if self.note_links(pair) == Seen::Before {
             self.report.counts.links += 1;
             return Ok(Next::Stay);
+        }
+        match record {
+            Some(Record::Device) => self.report.withheld.devices += 1,
+            Some(Record::Rights) => self.report.withheld.rights += 1,
+            None => {}
         }
         self.compare_attributes(pair)?;
         if left.is_file() {
@@ -372,6 +385,9 @@ impl Walk<'_> {
                 let all = pair.of(side).xattrs();
                 all.map_err(io_error("read attributes of", side, &self.path))
             })?;
+            // What a source says by these names is neither replicated nor believed.
+            xattrs.left.retain(|xattr| !is_own_xattr(&xattr.name));
+            xattrs_as_recorded(&mut xattrs.right);
             if left.is_symlink() {
                 let mut targets = Pair::try_of(|side| {
                     let target = pair.of(side).target();

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use crate::applier;
 use crate::codec;
 use crate::journal;
+use crate::keys;
+use crate::sys;
 use crate::types::Seq;
 use crate::wire;
 use crate::wire::RefuseCode;
@@ -17,6 +19,9 @@ pub enum Error {
     /// The target makes files of every owner. Start it as root.
     #[error("a target must run as root: it gives files their owners and opens them by handle")]
     NotRoot,
+    /// A directory of the target's own is open to other users, or they could exchange it.
+    #[error("target: {0}")]
+    Exposed(#[from] sys::NotPrivate),
     /// The root directory is missing, no directory, or cannot be opened.
     #[error("target root {}: {source}; name an existing directory with --root", path.display())]
     Root {
@@ -119,6 +124,30 @@ pub enum Error {
         /// What is wrong.
         source: codec::Error,
     },
+    /// The target's key, or the list of its peers, cannot be used.
+    #[error("{source}")]
+    Keys {
+        /// What is wrong with it.
+        source: keys::Error,
+    },
+    /// Nobody of that name is paired, or the beginning of a key fits to several.
+    #[error("no paired source is called {name:?}; `doppelfs peers list` shows them")]
+    NoPeer {
+        /// As given.
+        name: String,
+    },
+    /// There is no next key to go over to.
+    #[error("no next key was announced; `doppelfs target rotate-key` does that first")]
+    NoNextKey,
+    /// A source has not heard yet of the target's next key.
+    #[error(
+        "these sources have not been told the next key, and would have to be paired again: {names}; wait until \
+         they have connected, or give --force"
+    )]
+    Untold {
+        /// Their names.
+        names: String,
+    },
     /// A newer connection of the same source took over.
     #[error("a newer connection of this source took over")]
     Fenced,
@@ -150,6 +179,8 @@ impl Error {
                 | wire::Error::Cut
                 | wire::Error::Silent { .. }
                 | wire::Error::Io { .. }
+                | wire::Error::Tls { .. }
+                | wire::Error::WrongKey { .. }
                 | wire::Error::NotDoppelfs { .. } => return None,
                 wire::Error::UnknownType { .. }
                 | wire::Error::TooLong { .. }
@@ -163,6 +194,7 @@ impl Error {
                 _ => RefuseCode::Failed,
             },
             Error::NotRoot
+            | Error::Exposed(_)
             | Error::Root { .. }
             | Error::RootReadOnly { .. }
             | Error::State { .. }
@@ -173,6 +205,10 @@ impl Error {
             | Error::NotLoopback { .. }
             | Error::Thread { .. }
             | Error::Panicked
+            | Error::Keys { .. }
+            | Error::NoPeer { .. }
+            | Error::NoNextKey
+            | Error::Untold { .. }
             | Error::Applier { .. } => RefuseCode::Failed,
         };
         let text = self.to_string();

@@ -33,8 +33,18 @@ pub(super) enum Ending {
     Drain,
     /// A newer connection takes over.
     Fenced,
+    /// The source is not known any more, or by another key.
+    Revoked,
     /// The target stops.
     Stopping,
+}
+
+/// What a source is told whose key is not known any more.
+pub(super) fn revoked() -> Error {
+    Error::refuse(
+        RefuseCode::Unpaired,
+        "this source was revoked on the target, or has another key there now",
+    )
 }
 
 /// One session's way into the stream's journal.
@@ -112,6 +122,7 @@ impl Intake {
         match *self.ending.borrow() {
             Ending::No | Ending::Drain => Ok(()),
             Ending::Fenced => Err(Error::Fenced),
+            Ending::Revoked => Err(revoked()),
             Ending::Stopping => Err(Error::Stopping),
         }
     }

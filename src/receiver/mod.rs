@@ -12,7 +12,14 @@
 //! what is published, and nothing else: *applied*. Checkpoints, on a thread of their own, make it
 //! *durable*, and the journal drops what is.
 //!
+//! # Who may come in
+//! A source speaks TLS and shows a key. Until it has said who it is, it has a place in the *door* (`crowd.rs`)
+//! and no more memory than a small message takes. The key is looked up in the registry of *peers*
+//! (`peers.rs`), and what it may write is decided in `grants.rs`, at each connection. A key that is not known
+//! can redeem an invitation, and nothing else.
+//!
 //! # Invariants
+//! - Nothing that a source sends is looked at before it is known, but a greeting and an invitation.
 //! - At most one receiver per stream: a new connection stops and joins the older one first.
 //! - Only records that are durable in the target's journal are applied.
 //! - A position changes other than by the next record only before the beginning of a full mirror,
@@ -25,6 +32,7 @@
 //!
 //! # Files
 //! ```text
+//! <state>/key, peers.json            the target's key, and who is known, 0600
 //! <state>/lock, id                   one process at a time; names the tables on the tmpfs
 //! <state>/streams/<n>/stream.json    source, set, mirror path, and whether the position is settled
 //! <state>/streams/<n>/queue/         the journal
@@ -37,10 +45,15 @@
 //! A full disk or a failing replica holds its stream, visibly, and is tried again for ever; a source
 //! that does not fit is refused with a text that says what to do.
 
+mod crowd;
 mod error;
+mod grants;
+mod greeting;
 mod intake;
 mod opening;
 mod options;
+mod own_keys;
+mod peers;
 mod position;
 mod registry;
 mod replay;
@@ -51,8 +64,12 @@ mod stream;
 mod target;
 mod welcome;
 
+pub use crowd::Refusal;
 pub use error::Error;
+pub use grants::{Grant, PeerTerms};
 pub use options::{LISTEN_DEFAULT, ServeOptions};
+pub use own_keys::KeyChange;
+pub use peers::Peer;
 pub use position::{Gate, Standing, ToldDone, Way, data_state, opened_at};
-pub use snapshot::{StreamSnapshot, TargetSnapshot};
+pub use snapshot::{Doors, StreamSnapshot, TargetSnapshot};
 pub use target::Target;

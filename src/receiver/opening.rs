@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use crate::applier::{Applier, Backlog, FsReplica, Replica as _};
+use crate::applier::{self, Applier, Backlog, FsReplica, Metered, Replica as _, Withholding};
 use crate::types::History;
 
 use super::error::Error;
 use super::site::{self, Ask, Missing};
 use super::stream::Stream;
 
-/// The applier of a stream: on a real file system.
-pub(super) type StreamApplier = Applier<FsReplica>;
+/// The applier of a stream: on a real file system, by the terms of its source.
+pub(super) type StreamApplier = Applier<Metered<Withholding<FsReplica>>>;
 
 /// An applier that was opened.
 pub(super) struct Opened {
@@ -36,7 +36,17 @@ pub(super) fn open(stream: &Arc<Stream>) -> Result<Opened, Error> {
         },
     )?;
     let failed = |source| Error::Applier { source };
-    let mut replica = FsReplica::open(site.replica, site.hidden).map_err(failed)?;
+    let replica = FsReplica::open(site.replica, site.hidden).map_err(failed)?;
+    let lease = &stream.places.lease;
+    let counting = |source| {
+        failed(applier::Error::Open {
+            operation: "count what is used in",
+            path: stream.places.root.join(&record.path),
+            source,
+        })
+    };
+    let replica = Withholding::new(replica, lease.clone()).map_err(counting)?;
+    let mut replica = Metered::new(replica, lease.clone()).map_err(counting)?;
     replica.set_remap(record.remap.clone());
     let (state, table) = (stream.applier_dir()?, stream.table_dir()?);
     let journal = &stream.journal;

@@ -20,7 +20,9 @@ pub struct ServeOptions {
     /// A directory on a tmpfs for the tables of applied operations; `None`: `/run/doppelfs-target`,
     /// or `/dev/shm/doppelfs-target` where `/run` is no tmpfs.
     pub run: Option<PathBuf>,
-    /// Plain TCP from loopback addresses is allowed.
+    /// This host's name, as sources show it.
+    pub host_name: String,
+    /// Plain TCP from loopback addresses is allowed beside TLS.
     pub insecure_loopback: bool,
     /// How large the streams' journals may get.
     pub queue: journal::Options,

@@ -1,12 +1,12 @@
 //! Which streams there are: one `stream.json` each.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys;
 use crate::types::{Remap, SetName};
 use crate::wire::RefuseCode;
 
@@ -24,6 +24,9 @@ pub(super) struct StreamRecord {
     pub(super) source: String,
     /// The set.
     pub(super) set: SetName,
+    /// The number of the paired source that owns it; `None`: a source on this host that proved nothing.
+    #[serde(default)]
+    pub(super) peer: Option<String>,
     /// Mirror path below the root: components joined by `/`.
     pub(super) path: String,
     /// Id of the source's state directory, in hexadecimal.
@@ -44,6 +47,7 @@ impl StreamRecord {
             version: VERSION,
             source: source.to_owned(),
             set: set.clone(),
+            peer: None,
             path: path.to_owned(),
             instance: format!("{instance:032x}"),
             history: None,
@@ -52,9 +56,13 @@ impl StreamRecord {
         }
     }
 
-    /// Is this the stream of that source and set?
-    pub(super) fn is_of(&self, source: &str, set: &SetName) -> bool {
-        self.source == source && self.set == *set
+    /// Is this the stream of that source and set? A paired source has its number, others their name.
+    pub(super) fn is_of(&self, peer: Option<&str>, source: &str, set: &SetName) -> bool {
+        let is_source = match peer {
+            Some(id) => self.peer.as_deref() == Some(id),
+            None => self.peer.is_none() && self.source == source,
+        };
+        is_source && self.set == *set
     }
 }
 
@@ -82,39 +90,34 @@ fn overlap(a: &str, b: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Refuses a mirror path that meets one of another stream.
+/// Refuses a mirror path that lies in or around the one of another stream; its own is not looked at.
 pub(super) fn check_free<'a>(
     path: &str,
-    source: &str,
-    set: &SetName,
     others: impl Iterator<Item = &'a StreamRecord>,
 ) -> Result<(), Error> {
     for other in others {
-        if !overlap(path, &other.path) {
+        if path == other.path || !overlap(path, &other.path) {
             continue;
         }
         let (theirs, their_set, taken) = (&other.source, &other.set, &other.path);
-        let text = if path != taken {
-            format!(
-                "mirror path {path:?} and the replica of set {their_set} of {theirs} at {taken:?} lie in each other; choose a path beside it"
-            )
-        } else if other.is_of(source, set) {
-            continue;
-        } else {
-            format!(
-                "mirror path {path:?} holds the replica of set {their_set} of {theirs}; choose another path"
-            )
-        };
+        let text = format!(
+            "mirror path {path:?} and the replica of set {their_set} of {theirs} at {taken:?} lie in each other; choose a path beside it"
+        );
         return Err(Error::refuse(RefuseCode::Taken, text));
     }
     Ok(())
 }
 
+/// Does the directory lie in the mirror path, or the mirror path in it?
+pub(super) fn meets(dir: &str, record: &StreamRecord) -> bool {
+    overlap(dir, &record.path)
+}
+
 /// A directory for us alone, with its parents.
 pub(super) fn create_private(path: &Path) -> Result<(), Error> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(path).map_err(failed("create", path))
+    // What is in it decides nothing: it lies in directories of ours, or is used by us alone.
+    sys::make_private_dir(path, false, |_| true)?;
+    Ok(())
 }
 
 /// Where a stream keeps its state.

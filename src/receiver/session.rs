@@ -4,29 +4,29 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use crate::keys::Fingerprint;
 use crate::sync;
 use crate::types::{Remap, limits};
 use crate::wire::{
-    Ack, CheckpointRequest, Done, Hello, Message, MessageReader, Phase, Refuse, RefuseCode, Start,
-    Want, write_message, write_preface,
+    Ack, CheckpointRequest, Done, Hello, Message, Phase, Refuse, Start, Want, write_message,
 };
 
 use super::error::Error;
-use super::intake::{Ending, Intake};
+use super::greeting::{self, Opened, Reader, Who, Wish, Writer};
+use super::intake::{self, Ending, Intake};
 use super::position::Way;
 use super::stream::Stream;
 use super::target::Shared;
 use super::welcome;
 
-/// A source has so long for each step of the handshake.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// A source has so long to come through the door, and for each step behind it.
+pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// A source that is not heard for so long is dead.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// The source is told something at least this often.
@@ -39,6 +39,12 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// The session under way of a stream.
 pub(super) struct Current {
     pub(super) peer: SocketAddr,
+    /// The key that the source has shown.
+    pub(super) key: Option<Fingerprint>,
+    /// The source's state directory.
+    pub(super) instance: u128,
+    /// How the connection is protected, for people.
+    pub(super) protection: String,
     /// Ends it.
     ending: watch::Sender<Ending>,
     /// Closed when it has ended, its receiver joined.
@@ -60,13 +66,11 @@ impl Current {
     }
 }
 
-type Reader = MessageReader<BufReader<OwnedReadHalf>>;
-
-fn wire(source: crate::wire::Error) -> Error {
+pub(super) fn wire(source: crate::wire::Error) -> Error {
     Error::Wire { source }
 }
 
-fn too_slow() -> Error {
+pub(super) fn too_slow() -> Error {
     wire(crate::wire::Error::Silent {
         patience: HANDSHAKE_MAX,
     })
@@ -74,72 +78,76 @@ fn too_slow() -> Error {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    if socket.set_nodelay(true).is_err() {
-        return;
-    }
-    let (reading, mut writer) = socket.into_split();
-    let reading = BufReader::with_capacity(64 << 10, reading);
-    let mut reader = MessageReader::new(reading, HANDSHAKE_MAX);
-    let greeted = tokio::select! {
-        greeted = greet(&shared, &mut reader, &mut writer, peer) => greeted,
-        () = shared.stopped() => Err(Error::Stopping),
-    };
-    let outcome = match greeted {
-        Ok(hello) => admitted(&shared, &hello, reader, writer, peer).await,
-        Err(e) => {
-            farewell(&mut writer, e.refusal()).await;
-            linger(reader).await;
-            Err(e)
-        }
-    };
+    let outcome = converse(&shared, socket, peer).await;
     match outcome {
         Ok(()) => {}
         Err(Error::Fenced | Error::Stopping) => info!(%peer, "session ended"),
+        Err(e @ (Error::Refused { .. } | Error::Wire { .. })) => note_refused(&shared, peer, &e),
         Err(e) => warn!(%peer, error = %e, "connection ended"),
     }
 }
 
-/// First bytes, transport, `Hello`.
-async fn greet(
-    shared: &Shared,
-    reader: &mut Reader,
-    writer: &mut OwnedWriteHalf,
-    peer: SocketAddr,
-) -> Result<Hello, Error> {
-    let first = timeout(HANDSHAKE_MAX, reader.preface()).await;
-    let first = first.map_err(|_| too_slow())?;
-    if let Err(crate::wire::Error::Version { .. }) | Ok(()) = &first {
-        write_preface(writer).await.map_err(wire)?;
+async fn converse(shared: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) -> Result<(), Error> {
+    if socket.set_nodelay(true).is_err() {
+        return Ok(());
     }
-    first.map_err(wire)?;
-    if !shared.options.insecure_loopback {
-        return Err(Error::refuse(
-            RefuseCode::Transport,
-            "this target was started without --insecure-loopback, and this release has no other transport; start both sides with it, on one host",
-        ));
-    }
-    if !peer.ip().to_canonical().is_loopback() {
-        return Err(Error::refuse(
-            RefuseCode::Transport,
-            format!(
-                "{} is no loopback address: --insecure-loopback serves this host only",
-                peer.ip()
-            ),
-        ));
-    }
-    let hello = timeout(HANDSHAKE_MAX, reader.next(Phase::Handshake)).await;
-    match hello.map_err(|_| too_slow())?.map_err(wire)? {
-        Message::Hello(hello) => Ok(hello),
-        other => Err(unexpected(&other, "before a hello")),
+    let place = shared.crowd.enter(peer);
+    let mut opened = tokio::select! {
+        opened = greeting::open(shared, socket) => opened?,
+        () = place.until_pushed_out() => return Err(too_slow()),
+        () = shared.stopped() => return Err(Error::Stopping),
+    };
+    let greeted = tokio::select! {
+        greeted = greeting::greet(shared, &mut opened, peer) => greeted,
+        () = place.until_pushed_out() => return Err(too_slow()),
+        () = shared.stopped() => Err(Error::Stopping),
+    };
+    match greeted {
+        Ok(Wish::Replicate(hello, who)) => {
+            drop(place);
+            admitted(shared, &hello, &who, opened, peer).await
+        }
+        Ok(Wish::Acquainted) => {
+            farewell(&mut opened.writer, None).await;
+            linger(opened.reader).await;
+            Ok(())
+        }
+        Err(e) => turn_away(shared, peer, e, opened.writer, opened.reader).await,
     }
 }
 
-fn unexpected(message: &Message, place: &'static str) -> Error {
+fn note_refused(shared: &Shared, peer: SocketAddr, error: &Error) {
+    if let Some(unlogged) = shared.crowd.refused(peer, &error.to_string()) {
+        warn!(%peer, %error, unlogged, "connection ended");
+    }
+}
+
+/// Notes why, says so, and goes. What is noted already is no error any more.
+async fn turn_away(
+    shared: &Shared,
+    peer: SocketAddr,
+    error: Error,
+    mut writer: Writer,
+    reader: Reader,
+) -> Result<(), Error> {
+    let is_noted = matches!(error, Error::Refused { .. } | Error::Wire { .. });
+    if is_noted {
+        note_refused(shared, peer, &error);
+    }
+    farewell(&mut writer, error.refusal()).await;
+    linger(reader).await;
+    match is_noted {
+        true => Ok(()),
+        false => Err(error),
+    }
+}
+
+pub(super) fn unexpected(message: &Message, place: &'static str) -> Error {
     let kind = message.kind();
     wire(crate::wire::Error::Unexpected { kind, place })
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     // It fails only when the work panicked or the runtime ends.
@@ -151,21 +159,23 @@ async fn blocking<T: Send + 'static>(
 async fn admitted(
     shared: &Arc<Shared>,
     hello: &Hello,
-    reader: Reader,
-    mut writer: OwnedWriteHalf,
+    who: &Who,
+    opened: Opened,
     peer: SocketAddr,
 ) -> Result<(), Error> {
+    let Opened {
+        reader,
+        writer,
+        protection,
+        ..
+    } = opened;
     let admission = {
-        let (shared, hello) = (Arc::clone(shared), hello.clone());
-        blocking(move || welcome::admit(&shared, &hello)).await
+        let (shared, hello, who) = (Arc::clone(shared), hello.clone(), who.clone());
+        blocking(move || welcome::admit(&shared, &hello, &who)).await
     };
     let stream = match admission {
         Ok(stream) => stream,
-        Err(e) => {
-            farewell(&mut writer, e.refusal()).await;
-            linger(reader).await;
-            return Err(e);
-        }
+        Err(e) => return turn_away(shared, peer, e, writer, reader).await,
     };
     let (ending, mut ended) = watch::channel(Ending::No);
     // Dropped at the very end of this function: then the next connection may begin.
@@ -177,12 +187,20 @@ async fn admitted(
         }
         *current = Some(Current {
             peer,
+            key: who.key(),
+            instance: hello.instance,
+            protection,
             ending: ending.clone(),
             ended: alive,
         });
     }
     if shared.is_stopping() {
         ending.send_replace(Ending::Stopping);
+    } else if let Who::Peer(_, key) = who
+        && shared.peers.of_key(key).is_none()
+    {
+        // While it was on its way in.
+        ending.send_replace(Ending::Revoked);
     }
     let mut parts = Parts {
         stream,
@@ -191,16 +209,12 @@ async fn admitted(
         ending,
     };
     let agreed = tokio::select! {
-        agreed = agree(&mut parts, hello) => agreed,
+        agreed = agree(shared, &mut parts, hello, who) => agreed,
         e = until_ended(&mut ended) => Err(e),
     };
     match agreed {
         Ok(agreed) => run(parts, ended, agreed, peer).await,
-        Err(e) => {
-            farewell(&mut parts.writer, e.refusal()).await;
-            linger(parts.reader).await;
-            Err(e)
-        }
+        Err(e) => turn_away(shared, peer, e, parts.writer, parts.reader).await,
     }
 }
 
@@ -209,6 +223,7 @@ async fn until_ended(ending: &mut watch::Receiver<Ending>) -> Error {
     let how = ending.wait_for(|how| *how != Ending::No).await;
     match how.as_deref() {
         Ok(Ending::Fenced) => Error::Fenced,
+        Ok(Ending::Revoked) => intake::revoked(),
         Ok(Ending::No | Ending::Drain | Ending::Stopping) | Err(_) => Error::Stopping,
     }
 }
@@ -217,7 +232,7 @@ async fn until_ended(ending: &mut watch::Receiver<Ending>) -> Error {
 struct Parts {
     stream: Arc<Stream>,
     reader: Reader,
-    writer: OwnedWriteHalf,
+    writer: Writer,
     ending: watch::Sender<Ending>,
 }
 
@@ -231,12 +246,19 @@ struct Agreed {
 }
 
 /// `Welcome` and `Start`.
-async fn agree(parts: &mut Parts, hello: &Hello) -> Result<Agreed, Error> {
+async fn agree(
+    shared: &Arc<Shared>,
+    parts: &mut Parts,
+    hello: &Hello,
+    who: &Who,
+) -> Result<Agreed, Error> {
     let (stream, asked) = (Arc::clone(&parts.stream), hello.clone());
-    let position = blocking(move || welcome::position(&stream, &asked)).await?;
+    let mut position = blocking(move || welcome::position(&stream, &asked)).await?;
+    position.next_key = who.peer().and_then(|_| shared.next_key());
     let message = Message::Welcome(position.clone());
     let sent = timeout(HANDSHAKE_MAX, write_message(&mut parts.writer, &message)).await;
     sent.map_err(|_| too_slow())?.map_err(wire)?;
+    note_told(shared, who, position.next_key).await;
     // The source may have to write the beginning of a mirror first.
     let start = timeout(SILENCE_MAX * 2, parts.reader.next(Phase::Handshake)).await;
     let start = match start.map_err(|_| too_slow())?.map_err(wire)? {
@@ -250,6 +272,18 @@ async fn agree(parts: &mut Parts, hello: &Hello) -> Result<Agreed, Error> {
         remap: position.remap,
         session,
     })
+}
+
+/// The source has been told the next key, for those who ask whether all have.
+async fn note_told(shared: &Arc<Shared>, who: &Who, next: Option<Fingerprint>) {
+    let Some(peer) = who.peer().filter(|peer| peer.told != next) else {
+        return;
+    };
+    let (shared, id) = (Arc::clone(shared), peer.id.clone());
+    let noted = blocking(move || shared.peers.update(&id, |peer| peer.told = next)).await;
+    if let Err(error) = noted {
+        warn!(%error, "cannot note that a source knows the next key");
+    }
 }
 
 /// Reads and writes until one side ends it; the receiver thread is joined before this returns.
@@ -356,7 +390,7 @@ async fn read_all(reader: &mut Reader, batches: mpsc::Sender<Vec<u8>>, stream: &
 /// Writes what there is to tell, then the farewell.
 async fn write_task(
     stream: Arc<Stream>,
-    mut writer: OwnedWriteHalf,
+    mut writer: Writer,
     mut close: watch::Receiver<Option<Option<Refuse>>>,
 ) {
     let mut told = None;
@@ -388,7 +422,7 @@ async fn write_task(
 /// Wants, a finished mirror, and the marks where they changed or are `due`. False: there was nothing.
 async fn tell(
     stream: &Stream,
-    writer: &mut OwnedWriteHalf,
+    writer: &mut Writer,
     told: &mut Option<Ack>,
     due: bool,
 ) -> Result<bool, crate::wire::Error> {
@@ -421,7 +455,7 @@ async fn tell(
 }
 
 /// The last words: why, where there is something to say, and the end.
-async fn farewell(writer: &mut OwnedWriteHalf, refusal: Option<Refuse>) {
+async fn farewell(writer: &mut Writer, refusal: Option<Refuse>) {
     let words = async {
         if let Some(refusal) = refusal {
             // The peer may be gone; it learns the reason when it comes back.

@@ -96,7 +96,12 @@ fn open_dir(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
 
 fn open_or_create(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result<OwnedFd> {
     match sys::mkdirat(dir, name, mode) {
-        Ok(()) => {}
+        Ok(()) => {
+            // This process has a umask for its own files.
+            let made = open_dir(dir, name)?;
+            sys::fchmod(made.as_fd(), mode)?;
+            return Ok(made);
+        }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => return Err(e),
     }

@@ -5,8 +5,27 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::keys::Fingerprint;
 use crate::types::{History, Remap, Seq, SetName};
 use crate::wire::{DataState, MirrorProgress, TargetState};
+
+use super::crowd::Refusal;
+use super::peers::Peer;
+
+/// Who may come in, and who could not.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// The key that the target answers with.
+    pub key: Fingerprint,
+    /// The one that it will have next.
+    pub next_key: Option<Fingerprint>,
+    /// Sources that are paired.
+    pub peers: Vec<Peer>,
+    /// The last connections that were refused.
+    pub refusals: Vec<Refusal>,
+    /// How many were refused since the target was started.
+    pub refused: u64,
+}
 
 /// A target at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -28,12 +47,16 @@ pub struct StreamSnapshot {
     pub source: String,
     /// The set.
     pub set: SetName,
+    /// The number of the paired source that owns it.
+    pub owner: Option<String>,
     /// Where the replica stands.
     pub path: PathBuf,
     /// How absolute links into the set are made.
     pub remap: Option<Remap>,
     /// The source's address while a session is up.
     pub peer: Option<SocketAddr>,
+    /// How that session is protected: `plain`, or protocol and cipher.
+    pub protection: Option<String>,
     /// The line of positions.
     pub history: Option<History>,
     /// Last record durable in the target's journal.

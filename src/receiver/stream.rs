@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::applier::Lease;
 use crate::journal::Journal;
 use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 use crate::sys;
@@ -28,6 +29,8 @@ pub(super) struct Places {
     pub(super) root: PathBuf,
     /// The name of its hidden directory.
     pub(super) hidden: String,
+    /// What its source may take, and what is withheld from it.
+    pub(super) lease: Lease,
 }
 
 /// One replica and everything about it.

@@ -9,10 +9,12 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::sys;
-use crate::types::{History, Remap};
+use crate::types::{History, Name, Remap};
 use crate::wire::{Hello, PROTOCOL, RefuseCode, Start, Welcome};
 
 use super::error::{Error, state as failed};
+use super::grants;
+use super::greeting::Who;
 use super::position::{Gate, Way};
 use super::registry::{self, StreamRecord};
 use super::replay;
@@ -23,8 +25,29 @@ use super::target::Shared;
 /// How long the applier may take for what has come, before the source is told to come again.
 const REST_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Replicas that one paired source may have.
+const STREAMS_PER_PEER_MAX: usize = 64;
+
+/// Whose stream a `Hello` is for, as far as this target knows.
+struct Claim<'a> {
+    hello: &'a Hello,
+    who: &'a Who,
+    /// The source's name here.
+    source: String,
+    /// The mirror path, without a doubled slash.
+    path: String,
+    /// The administrator has said that this source may have what lies there.
+    is_named: bool,
+}
+
+impl Claim<'_> {
+    fn peer_id(&self) -> Option<&str> {
+        self.who.peer().map(|peer| peer.id.as_str())
+    }
+}
+
 /// The stream that `hello` speaks for: a known one, or a new one. Blocks.
-pub(super) fn admit(shared: &Shared, hello: &Hello) -> Result<Arc<Stream>, Error> {
+pub(super) fn admit(shared: &Shared, hello: &Hello, who: &Who) -> Result<Arc<Stream>, Error> {
     if hello.protocol != PROTOCOL {
         let theirs = hello.protocol;
         let source = crate::wire::Error::Version { theirs };
@@ -34,18 +57,23 @@ pub(super) fn admit(shared: &Shared, hello: &Hello) -> Result<Arc<Stream>, Error
     let state = &shared.options.state;
     let opened = File::open(state).map_err(failed("open", state))?;
     site::check_inside(opened.as_fd(), place, state)?;
-    let names = site::components(&hello.source, &hello.set, hello.path.as_deref())?;
-    let path = site::joined(&names);
+    let (names, claim) = claim(hello, who)?;
     let mut streams = shared.streams.lock();
     let records: Vec<StreamRecord> = streams.values().map(|s| s.record()).collect();
-    registry::check_free(&path, &hello.source, &hello.set, records.iter())?;
-    let known = streams.values().find(|s| s.record().path == path);
+    registry::check_free(&claim.path, records.iter())?;
+    let known = streams.values().find(|s| s.record().path == claim.path);
     let known = known.map(Arc::clone);
     let (number, missing) = match &known {
-        Some(stream) => (stream.number, Missing::Fail),
-        None => (registry::free_number(state)?, Missing::Create),
+        Some(stream) => {
+            check_owner(shared, stream, &claim)?;
+            (stream.number, Missing::Fail)
+        }
+        None => {
+            check_count(&records, &claim)?;
+            (registry::free_number(state)?, Missing::Create)
+        }
     };
-    let places = shared.places(number);
+    let places = shared.places(number, claim.peer_id());
     let ask = Ask {
         root: &shared.options.root,
         place,
@@ -53,15 +81,112 @@ pub(super) fn admit(shared: &Shared, hello: &Hello) -> Result<Arc<Stream>, Error
         hidden: &places.hidden,
     };
     site::settle(&names, ask)?;
+    let instance = format!("{:032x}", hello.instance);
+    let owner = claim.peer_id().map(str::to_owned);
     if let Some(stream) = known {
-        stream.update_record(|record| record.instance = format!("{:032x}", hello.instance))?;
+        stream.update_record(|record| {
+            record.instance = instance;
+            record.source.clone_from(&claim.source);
+            record.peer = owner;
+        })?;
+        stream
+            .places
+            .lease
+            .pass_to(shared.terms_of(claim.peer_id()));
         return Ok(stream);
     }
-    let record = StreamRecord::new(&hello.source, &hello.set, &path, hello.instance);
+    let path = claim.path.as_str();
+    let mut record = StreamRecord::new(&claim.source, &hello.set, path, hello.instance);
+    record.peer = owner;
     let stream = create(shared, number, places, record)?;
-    info!(stream = number, source = hello.source, set = %hello.set, path, "new stream");
+    info!(stream = number, source = claim.source, set = %hello.set, path, "new stream");
     streams.insert(number, Arc::clone(&stream));
     Ok(stream)
+}
+
+/// Where the source wants to go, if it may.
+fn claim<'a>(hello: &'a Hello, who: &'a Who) -> Result<(Vec<Name>, Claim<'a>), Error> {
+    let Who::Peer(peer, _) = who else {
+        let names = site::components(&hello.source, &hello.set, hello.path.as_deref())?;
+        let path = site::joined(&names);
+        return Ok((
+            names,
+            Claim {
+                hello,
+                who,
+                source: hello.source.clone(),
+                path,
+                is_named: true,
+            },
+        ));
+    };
+    let asked = match &hello.path {
+        Some(path) => Some(site::joined(&site::components("", &hello.set, Some(path))?)),
+        None => None,
+    };
+    let right = grants::right_of(peer, &hello.set, asked.as_deref())?;
+    let names = site::components(&peer.name, &hello.set, Some(&right.path))?;
+    let claim = Claim {
+        hello,
+        who,
+        source: peer.name.clone(),
+        path: site::joined(&names),
+        is_named: right.is_named,
+    };
+    Ok((names, claim))
+}
+
+/// Refuses a replica that somebody else has.
+fn check_owner(shared: &Shared, stream: &Stream, claim: &Claim<'_>) -> Result<(), Error> {
+    let record = stream.record();
+    let taken = |why: String| Err(Error::refuse(RefuseCode::Taken, why));
+    let (path, theirs, set) = (&claim.path, &record.source, &record.set);
+    if !record.is_of(claim.peer_id(), &claim.source, &claim.hello.set) {
+        let owner = record.peer.as_deref();
+        let is_owned = owner.is_some_and(|id| shared.peers.of_id(id).is_some());
+        let may_take = claim.who.peer().is_some() && !is_owned && claim.is_named;
+        if !may_take || record.set != claim.hello.set {
+            let advice = match claim.who.peer().is_some() && !is_owned {
+                true => format!(
+                    "; to let this source go on with it, pair it once more with a token of `doppelfs target invite --set {set} --path {path}`"
+                ),
+                false => "; choose another path".to_owned(),
+            };
+            return taken(format!(
+                "mirror path {path:?} holds the replica of set {set} of {theirs}{advice}"
+            ));
+        }
+        info!(stream = stream.number, from = %theirs, to = claim.source, "replica taken over");
+    }
+    // While one connection takes over from another there is nobody to be asked.
+    let current = stream.current.try_lock().ok();
+    let other = current.as_ref().and_then(|current| current.as_ref());
+    let other = other.filter(|c| c.is_up() && c.instance != claim.hello.instance);
+    if let Some(other) = other {
+        return taken(format!(
+            "set {set} of {theirs} is connected from {} with another state directory: a copy of a machine must not replicate under the name of the first; remove its state and keys and pair it anew",
+            other.peer
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses more replicas than a source may have.
+fn check_count(records: &[StreamRecord], claim: &Claim<'_>) -> Result<(), Error> {
+    let Some(id) = claim.peer_id() else {
+        return Ok(());
+    };
+    let own = |record: &&StreamRecord| record.peer.as_deref() == Some(id);
+    if records.iter().filter(own).count() < STREAMS_PER_PEER_MAX {
+        return Ok(());
+    }
+    Err(Error::refuse(
+        RefuseCode::Forbidden,
+        format!(
+            "source {} has {STREAMS_PER_PEER_MAX} replicas here, which is the limit",
+            claim.source
+        ),
+    ))
 }
 
 fn create(
@@ -161,6 +286,7 @@ pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error>
         replica_path: replica.display().to_string(),
         state: board.target_state(),
         remap,
+        next_key: None,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::journal;
+use crate::keys;
 use crate::wire;
 
 /// Why a session could not begin, or ended. None is final: the connection is tried again.
@@ -32,13 +33,13 @@ pub enum Error {
         /// Host and port.
         endpoint: String,
     },
-    /// There is no transport that may be used for this target.
-    #[error(
-        "target {endpoint} needs an authenticated transport, which this release does not have; for a target on this host use --insecure-loopback on both sides"
-    )]
-    NoTransport {
+    /// This host's key, or what it knows of the target, cannot be used.
+    #[error("target {endpoint}: {source}")]
+    Keys {
         /// Host and port.
         endpoint: String,
+        /// What is wrong with them.
+        source: keys::Error,
     },
     /// The plain transport is for loopback addresses only.
     #[error(

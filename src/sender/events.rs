@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::journal::Journal;
+use crate::keys::Pairings;
 use crate::types::{FileId, Fork, History, Seq, SetName};
 use crate::wire::{Place, TargetAddr};
 
@@ -58,8 +59,10 @@ pub struct SenderOptions {
     pub remap: Vec<String>,
     /// What is sent.
     pub journal: Arc<Journal>,
-    /// Plain TCP to loopback addresses is allowed.
+    /// Plain TCP instead of TLS, to loopback addresses only.
     pub insecure_loopback: bool,
+    /// This host's key and the targets that it knows; read anew for each connection.
+    pub pairings: Pairings,
     /// Where the tasks run; must be a multi-thread runtime.
     pub runtime: tokio::runtime::Handle,
     /// Who answers the target.

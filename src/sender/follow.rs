@@ -10,7 +10,7 @@ use crate::journal;
 use crate::journal::Reader;
 use crate::sys;
 use crate::types::{Kind, Seq, limits};
-use crate::wire::{Message, Packer, Start, Welcome, write_message};
+use crate::wire::{Connector, Message, Packer, Start, Welcome, write_message};
 
 use super::beginning::Beginning;
 use super::connect::{Greeted, greet};
@@ -45,6 +45,7 @@ fn run_sessions(shared: &Arc<Shared>) {
     let mut pause = BACKOFF_MIN;
     let mut jump_required = false;
     let mut batch_bytes = limits::BATCH_BYTES_MAX;
+    let mut connector = None;
     loop {
         let (began, before) = (sys::monotonic_ns(), shared.received());
         shared.arm();
@@ -52,7 +53,7 @@ fn run_sessions(shared: &Arc<Shared>) {
             break;
         }
         jump_required |= shared.take_mirror_request();
-        if let Err(e) = one_session(shared, &mut jump_required, batch_bytes) {
+        if let Err(e) = one_session(shared, &mut connector, &mut jump_required, batch_bytes) {
             jump_required |= needs_jump(&e);
             shared.end_session(e);
         }
@@ -96,7 +97,7 @@ fn needs_jump(error: &Error) -> bool {
         Error::Resolve { .. }
         | Error::Connect { .. }
         | Error::ConnectTimeout { .. }
-        | Error::NoTransport { .. }
+        | Error::Keys { .. }
         | Error::NotLoopback { .. }
         | Error::Wire { .. }
         | Error::Refused { .. }
@@ -150,6 +151,7 @@ pub(super) fn resume(shared: &Shared) {
 /// One session, from the connection attempt to its end.
 fn one_session(
     shared: &Arc<Shared>,
+    connector: &mut Option<Connector>,
     jump_required: &mut bool,
     batch_bytes: usize,
 ) -> Result<(), Error> {
@@ -157,7 +159,7 @@ fn one_session(
     let runtime = &options.runtime;
     let greeted = runtime.block_on(async {
         tokio::select! {
-            greeted = greet(options, *jump_required) => greeted,
+            greeted = greet(options, connector, *jump_required) => greeted,
             () = shared.until_over() => Err(Error::Stopped),
         }
     })?;
@@ -166,6 +168,7 @@ fn one_session(
         mut writer,
         welcome,
         wrote,
+        protection,
     } = greeted;
     shared.wrote(wrote);
     let start = choose_start(shared, &welcome, *jump_required)?;
@@ -179,8 +182,8 @@ fn one_session(
     shared.wrote(wrote.map_err(|source| Error::Wire { endpoint, source })?);
     *jump_required = false;
     remember_met(shared);
-    shared.begin_session(&welcome, &start, frames.bytes());
-    info!(set = %options.set, id = options.id, after = %start.after, jump = start.jump, "session");
+    info!(set = %options.set, id = options.id, after = %start.after, jump = start.jump, protection, "session");
+    shared.begin_session(&welcome, &start, frames.bytes(), protection);
     reader.set_patience(SILENCE_MAX);
     let (batches, ready) = mpsc::channel(BATCHES_READY);
     let writing = runtime.spawn(write_task(Arc::clone(shared), writer, ready));

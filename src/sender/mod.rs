@@ -30,6 +30,7 @@ mod error;
 mod events;
 mod follow;
 mod handle;
+mod pairing;
 mod progress;
 mod session;
 mod shared;
@@ -39,5 +40,6 @@ pub use beginning::{Beginning, Line, Why, is_mirror_due, is_possible, marks_afte
 pub use error::Error;
 pub use events::{SenderEvents, SenderOptions};
 pub use handle::Sender;
+pub use pairing::{announce_key, pair};
 pub use shared::{SILENCE_MAX, WINDOW_BYTES};
 pub use state::{Link, SenderState};

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::BufReader;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{BufReader, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
 use crate::types::Seq;
 use crate::wire::{
-    CheckpointRequest, Message, MessageReader, Packed, Phase, write_bytes, write_message,
+    CheckpointRequest, Message, MessageReader, Packed, Phase, Transport, write_bytes, write_message,
 };
 
 use super::beginning::is_mirror_due;
@@ -36,7 +35,7 @@ fn broken(shared: &Shared, source: crate::wire::Error) -> Error {
 /// Writes batches, requests and pings until the session is over.
 pub(super) async fn write_task(
     shared: Arc<Shared>,
-    mut io: OwnedWriteHalf,
+    mut io: WriteHalf<Transport>,
     mut batches: mpsc::Receiver<Outgoing>,
 ) {
     let ended = tokio::select! {
@@ -50,7 +49,7 @@ pub(super) async fn write_task(
 
 async fn write_all(
     shared: &Shared,
-    io: &mut OwnedWriteHalf,
+    io: &mut WriteHalf<Transport>,
     batches: &mut mpsc::Receiver<Outgoing>,
 ) -> Result<(), crate::wire::Error> {
     if shared.checkpoint_wanted().is_some() {
@@ -82,7 +81,7 @@ async fn write_all(
 /// Reads what the target says until the session is over.
 pub(super) async fn read_task(
     shared: Arc<Shared>,
-    mut reader: MessageReader<BufReader<OwnedReadHalf>>,
+    mut reader: MessageReader<BufReader<ReadHalf<Transport>>>,
 ) {
     let ended = tokio::select! {
         ended = read_all(&shared, &mut reader) => ended,
@@ -98,7 +97,10 @@ pub(super) async fn read_task(
     shared.end_session(ended);
 }
 
-async fn read_all(shared: &Shared, reader: &mut MessageReader<BufReader<OwnedReadHalf>>) -> Error {
+async fn read_all(
+    shared: &Shared,
+    reader: &mut MessageReader<BufReader<ReadHalf<Transport>>>,
+) -> Error {
     loop {
         match reader.next(Phase::FromTarget).await {
             Ok(message) => {
@@ -143,6 +145,9 @@ fn take(shared: &Shared, message: Message) -> Result<(), Error> {
         | Message::Welcome(_)
         | Message::Start(_)
         | Message::Batch(_)
+        | Message::Pair(_)
+        | Message::Paired(_)
+        | Message::Rekey(_)
         | Message::CheckpointRequest(_)) => Err(Error::Protocol {
             endpoint: endpoint(),
             what: format!("sends {:?}", other.kind()),

@@ -62,6 +62,7 @@ struct Inner {
     link: Link,
     connected_since: Option<Time>,
     sessions: u64,
+    protection: Option<String>,
     replica_path: Option<String>,
     data: DataState,
     target_state: TargetState,
@@ -160,12 +161,19 @@ impl Shared {
     }
 
     /// A session begins at `start`, whose bytes on the journal's scale are `bytes`.
-    pub(super) fn begin_session(&self, welcome: &Welcome, start: &Start, bytes: u64) {
+    pub(super) fn begin_session(
+        &self,
+        welcome: &Welcome,
+        start: &Start,
+        bytes: u64,
+        protection: String,
+    ) {
         let after = start.after;
         let mut inner = self.inner.lock();
         inner.link = Link::Connected;
         inner.connected_since = Some(sys::now());
         inner.sessions += 1;
+        inner.protection = Some(protection);
         inner.replica_path = Some(welcome.replica_path.clone());
         inner.target_state = welcome.state;
         inner.error = None;
@@ -208,6 +216,7 @@ impl Shared {
             Link::Connecting
         };
         inner.connected_since = None;
+        inner.protection = None;
         if required {
             inner.data = DataState::MirrorRequired;
         }
@@ -349,6 +358,7 @@ impl Shared {
             link: inner.link,
             connected_since: inner.connected_since,
             sessions: inner.sessions,
+            protection: inner.protection.clone(),
             data: if unlinked && lost {
                 DataState::MirrorRequired
             } else {

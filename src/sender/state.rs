@@ -33,6 +33,8 @@ pub struct SenderState {
     pub connected_since: Option<Time>,
     /// Sessions begun so far.
     pub sessions: u64,
+    /// How the session is protected: `plain`, or protocol and cipher.
+    pub protection: Option<String>,
     /// What the replica is.
     pub data: DataState,
     /// What the applier does.

@@ -1,9 +1,9 @@
 //! Running this program again in the background.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::DirBuilder;
 use std::io::{PipeReader, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -65,12 +65,7 @@ pub fn start_worker(
             .create(dir)
             .map_err(io("create", dir))?;
     }
-    let output = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(log)
-        .map_err(io("open", log))?;
+    let output = sys::open_private(log).map_err(io("open", log))?;
     let (reader, writer) = std::io::pipe().map_err(io("make a pipe for", program))?;
     let mut child = Command::new(program)
         .args(arguments)

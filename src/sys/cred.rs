@@ -54,28 +54,60 @@ struct CapWord {
 /// `_LINUX_CAPABILITY_VERSION_3` (`linux/capability.h`).
 const CAP_VERSION: u32 = 0x2008_0522;
 
-fn set_effective(drop: u64) -> io::Result<()> {
-    let mut header = CapHeader {
+/// Sets of capabilities of a thread; bit = number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CapabilitySets {
+    pub(super) effective: u64,
+    pub(super) permitted: u64,
+    pub(super) inheritable: u64,
+}
+
+fn this_thread() -> CapHeader {
+    CapHeader {
         version: CAP_VERSION,
         pid: 0,
-    };
+    }
+}
+
+/// capget(2) of this thread.
+pub(super) fn capabilities() -> io::Result<CapabilitySets> {
+    let mut header = this_thread();
     let mut words = [CapWord::default(); 2];
     // SAFETY: header and the two words have the kernel's layout for version 3.
     let rc = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, words.as_mut_ptr()) };
     if rc < 0 {
         return Err(io::Error::last_os_error());
     }
-    let permitted = u64::from(words[0].permitted) | (u64::from(words[1].permitted) << 32);
-    let effective = permitted & !drop;
-    words[0].effective = effective as u32;
-    words[1].effective = (effective >> 32) as u32;
-    // SAFETY: as above; the kernel only reads.
+    let whole = |of: fn(&CapWord) -> u32| u64::from(of(&words[0])) | u64::from(of(&words[1])) << 32;
+    Ok(CapabilitySets {
+        effective: whole(|word| word.effective),
+        permitted: whole(|word| word.permitted),
+        inheritable: whole(|word| word.inheritable),
+    })
+}
+
+/// capset(2) of this thread.
+pub(super) fn set_capabilities(sets: CapabilitySets) -> io::Result<()> {
+    let mut header = this_thread();
+    let word = |shift: u32| CapWord {
+        effective: (sets.effective >> shift) as u32,
+        permitted: (sets.permitted >> shift) as u32,
+        inheritable: (sets.inheritable >> shift) as u32,
+    };
+    let words = [word(0), word(32)];
+    // SAFETY: as for capget; the kernel only reads.
     let rc = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) };
     if rc < 0 {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
     }
+}
+
+fn set_effective(drop: u64) -> io::Result<()> {
+    let mut sets = capabilities()?;
+    sets.effective = sets.permitted & !drop;
+    set_capabilities(sets)
 }
 
 /// Makes this thread act as `who` from now on: fsuid, fsgid, and all capabilities raised again but

@@ -18,6 +18,20 @@ pub fn fadvise_dontneed(fd: BorrowedFd<'_>, offset: u64, length: u64) -> io::Res
     }
 }
 
+/// flock(2), exclusive, however long it takes. The lock goes with the last descriptor of this open file.
+pub fn flock_wait(fd: BorrowedFd<'_>) -> io::Result<()> {
+    loop {
+        // SAFETY: plain call on an open descriptor.
+        if unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 /// flock(2), exclusive, without waiting; false when another open file has it. The lock goes with
 /// the last descriptor of this open file.
 pub fn flock_exclusive(fd: BorrowedFd<'_>) -> io::Result<bool> {

@@ -48,6 +48,16 @@ impl RawHandle {
 /// name_to_handle_at(2): of the entry `name` in `dir` (a symbolic link itself), or with an empty name
 /// of `dir` itself.
 pub fn name_to_handle_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<RawHandle> {
+    name_to_handle_on(dir, name).map(|(handle, _)| handle)
+}
+
+/// The kernel's number of a mount, as name_to_handle_at(2) tells it; given again once that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountNumber(i32);
+
+/// As [`name_to_handle_at`], with the mount that the entry is found on: at a mount point it is what is
+/// mounted there, and the handle is one of that file system.
+pub fn name_to_handle_on(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<(RawHandle, MountNumber)> {
     let mut handle = RawHandle {
         bytes: HANDLE_BYTES_MAX as u32,
         kind: 0,
@@ -73,7 +83,7 @@ pub fn name_to_handle_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<RawHand
     if rc < 0 {
         Err(io::Error::last_os_error())
     } else {
-        Ok(handle)
+        Ok((handle, MountNumber(mount_id)))
     }
 }
 

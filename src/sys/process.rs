@@ -47,10 +47,15 @@ pub fn coarse_now() -> Time {
     }
 }
 
+/// geteuid(2).
+pub fn effective_uid() -> u32 {
+    // SAFETY: plain call without arguments.
+    unsafe { libc::geteuid() }
+}
+
 /// Is the effective user root?
 pub fn is_root() -> bool {
-    // SAFETY: plain call without arguments.
-    unsafe { libc::geteuid() == 0 }
+    effective_uid() == 0
 }
 
 /// The kernel's id of this boot.
@@ -211,5 +216,14 @@ pub fn ready_notify(state: &str) {
     if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
         // Nobody listens: then nobody waits for it either.
         let _ = socket.send_to_addr(state.as_bytes(), &address);
+    }
+}
+
+/// This host's name; `localhost` where it has none.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "localhost".to_owned(),
+        name => name.to_owned(),
     }
 }

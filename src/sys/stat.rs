@@ -44,6 +44,11 @@ impl FileStat {
         self.mode & libc::S_IFMT
     }
 
+    /// Bytes allocated for it.
+    pub fn allocated(&self) -> u64 {
+        self.blocks.saturating_mul(512)
+    }
+
     /// Is it a directory?
     pub fn is_dir(&self) -> bool {
         self.kind() == libc::S_IFDIR

@@ -15,6 +15,7 @@ mod name;
 mod op;
 mod position;
 mod remap;
+mod withheld;
 
 pub use attrs::{Attrs, Node, Time};
 pub use identity::{FileId, Generation, Ino, ROOT_ID, RootId};
@@ -24,3 +25,7 @@ pub use op::{
 };
 pub use position::{Fork, History, Marks, Position, Seq};
 pub use remap::{LINK_XATTR, REMAP_BYTES_MAX, Remap};
+pub use withheld::{
+    CAPABILITY_XATTR, Device, DeviceKind, OWN_XATTRS, WITHHELD_CAPABILITY_XATTR, WITHHELD_XATTR,
+    Withheld, is_own_xattr,
+};

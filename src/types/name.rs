@@ -84,6 +84,11 @@ impl<'de> Deserialize<'de> for Name {
 pub struct SetName(String);
 
 impl SetName {
+    /// A name where none matters.
+    pub fn any() -> SetName {
+        SetName("any".into())
+    }
+
     /// Checks and takes `name`.
     ///
     /// # Errors

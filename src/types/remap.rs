@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::op::Xattr;
+use super::withheld::is_own_xattr;
 
 /// The extended attribute of a link on the replica that holds where the link leads on the source,
 /// byte for byte. Only links that were rewritten have it: what it says cannot be computed back, as
@@ -55,7 +56,7 @@ impl Remap {
     /// what it says on the source, if it was rewritten. The name is ours on every link: one that the
     /// source gives to a link of its own would be taken for ours.
     pub fn xattrs(&self, target: &[u8], source: &[Xattr]) -> Vec<Xattr> {
-        let others = source.iter().filter(|xattr| xattr.name != LINK_XATTR);
+        let others = source.iter().filter(|xattr| !is_own_xattr(&xattr.name));
         let ours = self.rewritten(target).map(|_| Xattr {
             name: LINK_XATTR.to_vec(),
             value: target.to_vec(),

@@ -64,6 +64,11 @@ impl TargetAddr {
         }
     }
 
+    /// The target as a pairing knows it: as [`TargetAddr::endpoint`], in small letters.
+    pub fn pairing(&self) -> String {
+        self.endpoint().to_ascii_lowercase()
+    }
+
     /// Is it surely this machine? Names other than `localhost` are not looked up: what they mean
     /// can change.
     pub fn is_loopback(&self) -> bool {

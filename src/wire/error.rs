@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use crate::keys::Fingerprint;
+
 use super::message::{Kind, PROTOCOL};
 
 /// Why a conversation cannot go on. After any of these the stream is dropped.
@@ -27,6 +29,23 @@ pub enum Error {
         operation: &'static str,
         /// What the system says.
         source: io::Error,
+    },
+    /// The encrypted connection does not come about, or broke.
+    #[error("{operation}: {source}")]
+    Tls {
+        /// What was done.
+        operation: &'static str,
+        /// What the library says.
+        source: io::Error,
+    },
+    /// The target has another key than the one that this source was given.
+    #[error(
+        "another key answers there than the one that was paired with (it is {found}): if that target was set up \
+         anew, pair with it again; if not, somebody else answers in its place"
+    )]
+    WrongKey {
+        /// The key's fingerprint.
+        found: Fingerprint,
     },
     /// The first bytes are not ours: something else speaks or listens there.
     #[error("the peer does not speak doppelfs (first bytes {found:02x?})")]

@@ -3,10 +3,12 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::keys::Fingerprint;
 use crate::types::{FileId, History, Remap, Seq, SetName, limits};
 
 use super::batch::BATCH_RAW_BYTES_MAX;
 use super::error::Error;
+use super::pairing::{Pair, Paired, Rekey};
 use super::place::Place;
 
 /// The protocol version spoken: rises when a message could be misunderstood.
@@ -83,6 +85,9 @@ pub struct Welcome {
     /// How absolute links into the set are made from here on.
     #[serde(default)]
     pub remap: Option<Remap>,
+    /// The key that the target will have after the one it has.
+    #[serde(default)]
+    pub next_key: Option<Fingerprint>,
 }
 
 /// Why a target does not take a source.
@@ -92,6 +97,14 @@ pub enum RefuseCode {
     Version,
     /// The peer may not speak here (no transport that is allowed).
     Transport,
+    /// The source's key is not known here, or not any more.
+    Unpaired,
+    /// The invitation is not good: unknown, used, expired.
+    Token,
+    /// The source's key is known, but it may not write there.
+    Forbidden,
+    /// There are as many connections of this source as there may be.
+    Busy,
     /// The mirror path is not allowed.
     Path,
     /// The mirror path belongs to another source or set, or lies in or around such a one.
@@ -266,11 +279,14 @@ pub enum Kind {
     Done = 8,
     CheckpointRequest = 9,
     Ping = 10,
+    Pair = 11,
+    Paired = 12,
+    Rekey = 13,
 }
 
 impl Kind {
     /// Every type.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Hello,
         Kind::Welcome,
         Kind::Refuse,
@@ -281,6 +297,9 @@ impl Kind {
         Kind::Done,
         Kind::CheckpointRequest,
         Kind::Ping,
+        Kind::Pair,
+        Kind::Paired,
+        Kind::Rekey,
     ];
 
     /// The type with this number.
@@ -300,6 +319,8 @@ impl Kind {
             Kind::Batch => BATCH_RAW_BYTES_MAX + BATCH_HEAD_BYTES,
             Kind::Want => CONTROL_BYTES_MAX,
             Kind::Hello | Kind::Welcome | Kind::Refuse | Kind::Start | Kind::Ack => 64 << 10,
+            Kind::Paired => 16 << 10,
+            Kind::Pair | Kind::Rekey => 1 << 10,
             Kind::Done | Kind::CheckpointRequest | Kind::Ping => 256,
         }
     }
@@ -328,6 +349,12 @@ pub enum Message {
     CheckpointRequest(CheckpointRequest),
     /// Either: still there.
     Ping,
+    /// Source: it bears an invitation.
+    Pair(Pair),
+    /// Target: the source is known.
+    Paired(Paired),
+    /// Source: its next key.
+    Rekey(Rekey),
 }
 
 impl Message {
@@ -344,6 +371,9 @@ impl Message {
             Message::Done(_) => Kind::Done,
             Message::CheckpointRequest(_) => Kind::CheckpointRequest,
             Message::Ping => Kind::Ping,
+            Message::Pair(_) => Kind::Pair,
+            Message::Paired(_) => Kind::Paired,
+            Message::Rekey(_) => Kind::Rekey,
         }
     }
 
@@ -365,6 +395,9 @@ impl Message {
             Message::Done(body) => put_body(&mut bytes, body),
             Message::CheckpointRequest(body) => put_body(&mut bytes, body),
             Message::Ping => {}
+            Message::Pair(body) => put_body(&mut bytes, body),
+            Message::Paired(body) => put_body(&mut bytes, body),
+            Message::Rekey(body) => put_body(&mut bytes, body),
         }
         let length = bytes.len() - 4;
         assert!(
@@ -408,6 +441,9 @@ impl Message {
             Kind::Done => Message::Done(body_of(kind, &body)?),
             Kind::CheckpointRequest => Message::CheckpointRequest(body_of(kind, &body)?),
             Kind::Ping => Message::Ping,
+            Kind::Pair => Message::Pair(body_of(kind, &body)?),
+            Kind::Paired => Message::Paired(body_of(kind, &body)?),
+            Kind::Rekey => Message::Rekey(body_of(kind, &body)?),
         })
     }
 }

@@ -1,7 +1,8 @@
 //! What two doppelfs say to each other, over any byte stream: messages, framing, batches.
 //!
-//! The room knows neither sockets nor sessions: [`MessageReader`] and [`write_message`] work on any
-//! `AsyncRead` and `AsyncWrite`, so that encryption can stand between them and the network.
+//! [`MessageReader`] and [`write_message`] work on any `AsyncRead` and `AsyncWrite`. Between hosts that is
+//! TLS 1.3, made by [`Acceptor`] and [`Connector`]; on one host it may be the plain socket: a
+//! [`Transport`] is one of them.
 //!
 //! # Layout (integers little-endian)
 //! ```text
@@ -20,6 +21,9 @@
 //! an [`Ack`] whenever its marks or its state changed, with a [`Want`] for files whose images it
 //! needs, with [`Done`] when a mirror left nothing in doubt.
 //!
+//! In the place of a `Hello` a source that is not known yet says [`Pair`], and one that changes its key
+//! [`Rekey`]; [`Paired`] or a refusal ends that conversation.
+//!
 //! # Invariants
 //! - No length is believed before it has passed the limit of its message type, and before the
 //!   handshake only small messages are taken.
@@ -34,8 +38,11 @@ mod address;
 mod batch;
 mod error;
 mod message;
+mod pairing;
 mod place;
 mod stream;
+mod tls;
+mod transport;
 
 pub use address::{AddressError, AddressFault, PORT_DEFAULT, TargetAddr};
 pub use batch::{BATCH_RAW_BYTES_MAX, Frames, Packed, Packer, Unpacker};
@@ -44,5 +51,8 @@ pub use message::{
     Ack, CheckpointRequest, DataState, Done, Hello, Kind, Message, MirrorProgress, PROTOCOL,
     Refuse, RefuseCode, Start, TargetState, Want, Welcome,
 };
+pub use pairing::{PEER_NAME_BYTES_MAX, Pair, Paired, Rekey};
 pub use place::{DirectoryId, Place, ancestors};
 pub use stream::{MessageReader, Phase, write_bytes, write_message, write_preface};
+pub use tls::{Acceptor, Connector};
+pub use transport::Transport;

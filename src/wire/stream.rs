@@ -30,7 +30,13 @@ impl Phase {
         match self {
             Phase::Handshake => matches!(
                 kind,
-                Kind::Hello | Kind::Welcome | Kind::Refuse | Kind::Start
+                Kind::Hello
+                    | Kind::Welcome
+                    | Kind::Refuse
+                    | Kind::Start
+                    | Kind::Pair
+                    | Kind::Paired
+                    | Kind::Rekey
             ),
             Phase::FromSource => {
                 matches!(kind, Kind::Batch | Kind::CheckpointRequest | Kind::Ping)

@@ -22,6 +22,7 @@
 mod backlog;
 mod bad_directories;
 mod compare_command;
+mod confined;
 mod dying_readers;
 mod exercisers;
 mod file_systems;
@@ -45,6 +46,7 @@ mod posix_suite;
 mod postgres;
 mod postgres_crashes;
 mod power_cuts;
+mod privacy;
 mod programs;
 mod quotas;
 mod ranges;

@@ -242,13 +242,14 @@ fn a_host_without_dev_fuse_is_told_so() {
 }
 
 #[test]
-fn a_target_without_the_flag_for_plain_tcp_is_refused() {
-    if !is_ready("a_target_without_the_flag_for_plain_tcp_is_refused") {
+fn a_target_that_is_not_paired_is_refused() {
+    if !is_ready("a_target_that_is_not_paired_is_refused") {
         return;
     }
-    let bad = Bad::new("plain");
+    let bad = Bad::new("unpaired");
     let command = bad.usual_mount().args(["--target", "127.0.0.1:7420"]);
-    bad.assert_refused(command, &["--insecure-loopback"]);
+    let command = command.arg("--keys").arg(bad.path("keys"));
+    bad.assert_refused(command, &["not paired", "target invite", "doppelfs pair"]);
 }
 
 #[test]

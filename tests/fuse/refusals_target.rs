@@ -168,15 +168,6 @@ fn plain_tcp_on_other_addresses_is_refused() {
 }
 
 #[test]
-fn plain_tcp_without_its_flag_is_refused() {
-    let scratch = Scratch::new("no-flag");
-    let listen = format!("127.0.0.1:{}", free_port());
-    serve_at(&scratch, scratch.path(), &listen, &[])
-        .expect_code(2)
-        .expect_words(&["--insecure-loopback"]);
-}
-
-#[test]
 fn a_port_in_use_is_named() {
     if !is_ready("a_port_in_use_is_named") {
         return;

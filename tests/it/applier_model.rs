@@ -179,6 +179,7 @@ impl Source {
             5..8 => Node::Dir,
             8 if self.seq.0.is_multiple_of(2) => Node::Symlink(b"some/where".to_vec()),
             8 => Node::Symlink(b"/srv/set/some/where".to_vec()),
+            _ if self.seq.0.is_multiple_of(2) => Node::Block(0x801),
             _ => Node::Fifo,
         };
         let ino = self.world.create(dir, &name, &node).ok()?;

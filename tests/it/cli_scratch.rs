@@ -7,6 +7,7 @@ use doppelfs::control::{
 };
 use doppelfs::stats::Snapshot;
 use doppelfs::types::SetName;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -22,7 +23,9 @@ impl Scratch {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("doppelfs-it-{}-{number}", std::process::id());
         let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&dir).unwrap();
+        // It serves as a run directory, too, which is closed to others.
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&dir);
+        made.unwrap();
         Scratch(dir.canonicalize().unwrap())
     }
 
@@ -169,7 +172,13 @@ impl Handler for Talker {
                 },
                 Request::MirrorStart { .. } => Ok(Reply::MirrorStarted { mirror: 7 }),
                 Request::Stop => panic!("planted"),
-                Request::PrepareUmount | Request::AbandonUmount => Err(Refusal::new(
+                Request::PrepareUmount
+                | Request::AbandonUmount
+                | Request::Invite { .. }
+                | Request::Peers
+                | Request::RevokePeer { .. }
+                | Request::SetPeer { .. }
+                | Request::RotateKey { .. } => Err(Refusal::new(
                     RefusalCode::State,
                     "nothing is mounted; mount first",
                 )),

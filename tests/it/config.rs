@@ -153,10 +153,6 @@ fn every_option_error_says_what_would_be_right() {
         ("set=a b", "not a set name"),
         ("set=target-7420", "kept for the control sockets"),
         (
-            "target=localhost",
-            "authenticated transport is not built yet",
-        ),
-        (
             "insecure-loopback,target=10.0.0.1:7420",
             "loopback addresses only",
         ),
@@ -261,7 +257,7 @@ fn quantities_are_read() {
 }
 
 #[test]
-fn a_target_listens_on_loopback_only() {
+fn a_target_for_plain_tcp_listens_on_loopback_only() {
     let new = |listen, insecure| TargetOptions::new(listen, None, None, None, insecure);
     let listen = |text| new(Some(text), true).map(|o| o.listen.to_string());
     assert_eq!(
@@ -275,11 +271,11 @@ fn a_target_listens_on_loopback_only() {
     assert_eq!(listen("[::1]").unwrap(), "[::1]:7420");
     let error = listen("0.0.0.0:7420").unwrap_err().to_string();
     assert!(error.contains("loopback addresses only"), "{error}");
-    let error = new(None, false).unwrap_err().to_string();
-    assert!(
-        error.contains("authenticated transport is not built yet"),
-        "{error}"
-    );
+    // With TLS for everybody: all addresses.
+    assert_eq!(new(None, false).unwrap().listen.port(), 7420);
+    assert!(new(None, false).unwrap().listen.ip().is_unspecified());
+    assert!(new(Some("9"), false).unwrap().listen.ip().is_unspecified());
+    assert!(new(Some("192.0.2.1:9"), false).is_ok());
     assert!(listen("nonsense").is_err());
 }
 

@@ -7,7 +7,8 @@ use doppelfs::codec::{Draft, Frame};
 use doppelfs::control::status::{STATUS_VERSION, SetStatus, StatusReport};
 use doppelfs::control::{
     Client, Error, Item, MirrorKind, QueueLine, REQUEST_NAMES, RefusalCode, Reply, Request, Server,
-    Service, encode_request, escape, list_services, list_sets, parse_request, unescape,
+    Service, TermsChange, encode_request, escape, list_services, list_sets, parse_request,
+    unescape,
 };
 use doppelfs::types::{Body, Caller, Dentry, FileId, Kind, Name, Node, Op, RenameMode, Seq};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -358,6 +359,28 @@ fn every_request_survives_its_line() {
         Request::PrepareUmount,
         Request::AbandonUmount,
         Request::Stop,
+        Request::Invite {
+            set: Some("data".into()),
+            path: None,
+            terms: TermsChange {
+                quota_bytes: Some(1 << 30),
+                deny_dev: Some(true),
+                ..TermsChange::default()
+            },
+            expires_seconds: 3600,
+        },
+        Request::Peers,
+        Request::RevokePeer {
+            name: "web1".into(),
+        },
+        Request::SetPeer {
+            name: "web1".into(),
+            terms: TermsChange::default(),
+        },
+        Request::RotateKey {
+            finish: true,
+            force: false,
+        },
     ];
     assert_eq!(requests.len(), REQUEST_NAMES.len());
     for (request, name) in requests.iter().zip(REQUEST_NAMES) {

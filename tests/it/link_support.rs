@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use doppelfs::codec::Draft;
 use doppelfs::journal::{self, Journal};
+use doppelfs::keys::Pairings;
 use doppelfs::receiver::{ServeOptions, Target};
 use doppelfs::sender::{Sender, SenderEvents, SenderOptions, SenderState};
 use doppelfs::types::{
@@ -279,6 +280,7 @@ impl Source {
             remap: Vec::new(),
             journal: Arc::clone(&self.journal),
             insecure_loopback: true,
+            pairings: Pairings::of(Path::new("/nonexistent/keys")),
             runtime: runtime.handle().clone(),
             events: Arc::new(Answering(Arc::clone(self))),
         }
@@ -367,6 +369,7 @@ impl Site {
             root: self.scratch.dir("root"),
             state: self.scratch.dir("state"),
             run: None,
+            host_name: "target".to_owned(),
             insecure_loopback: true,
             queue: small_queue(),
             runtime: self.runtime.handle().clone(),

@@ -106,6 +106,7 @@ impl Actor {
             replica_path: "/srv/replica".into(),
             state: TargetState::Ok,
             remap: None,
+            next_key: None,
         }))
         .await;
         match self.reader.next(Phase::Handshake).await.unwrap() {
@@ -289,14 +290,14 @@ fn an_acknowledgement_of_what_was_not_sent_ends_the_session() {
 }
 
 #[test]
-fn only_loopback_and_only_with_the_flag() {
+fn plain_only_to_loopback_and_only_with_the_flag() {
     let stage = Stage::new("flag");
     let source = stage.source();
     let address = stage.listener.local_addr().unwrap();
     let mut options = source.options(address, &stage.runtime);
     options.insecure_loopback = false;
     let sender = Sender::start(options.clone()).unwrap();
-    stage.await_state(&sender, |s| says(s, "--insecure-loopback"));
+    stage.await_state(&sender, |s| says(s, "not paired"));
     options.insecure_loopback = true;
     options.id = 2;
     options.target.host = "192.0.2.1".into();

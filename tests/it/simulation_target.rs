@@ -282,6 +282,7 @@ impl Target {
             replica_path: String::new(),
             state: TargetState::Ok,
             remap: None,
+            next_key: None,
         })
     }
 

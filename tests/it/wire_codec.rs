@@ -5,11 +5,13 @@
 use std::time::Duration;
 
 use doppelfs::codec::Draft;
+use doppelfs::keys::{Fingerprint, Secret};
 use doppelfs::types::{Body, FileId, History, Op, Remap, Seq, SetName, limits};
 use doppelfs::wire::{
     Ack, BATCH_RAW_BYTES_MAX, CheckpointRequest, DataState, DirectoryId, Done, Error, Hello, Kind,
-    Message, MessageReader, MirrorProgress, PROTOCOL, Packer, Phase, Place, Refuse, RefuseCode,
-    Start, TargetAddr, TargetState, Unpacker, Want, Welcome, write_message, write_preface,
+    Message, MessageReader, MirrorProgress, PROTOCOL, Packer, Pair, Paired, Phase, Place, Refuse,
+    RefuseCode, Rekey, Start, TargetAddr, TargetState, Unpacker, Want, Welcome, write_message,
+    write_preface,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -58,6 +60,7 @@ fn every_message() -> Vec<Message> {
                 from: vec!["/srv/data".into()],
                 to: "/srv/x".into(),
             }),
+            next_key: Some(Fingerprint([7; 32])),
         }),
         Message::Refuse(Refuse {
             code: RefuseCode::OwnSource,
@@ -89,12 +92,33 @@ fn every_message() -> Vec<Message> {
         Message::Done(Done { mirror: u64::MAX }),
         Message::CheckpointRequest(CheckpointRequest { upto: Seq(5) }),
         Message::Ping,
+        Message::Pair(Pair {
+            protocol: PROTOCOL,
+            secret: Secret::generate().unwrap(),
+            name: "web1".into(),
+        }),
+        Message::Paired(Paired {
+            target: "backup1".into(),
+            known_as: "web1".into(),
+            grants: vec!["any set to web1 and below".into()],
+            next_key: None,
+        }),
+        Message::Rekey(Rekey {
+            protocol: PROTOCOL,
+            next: Fingerprint([255; 32]),
+        }),
     ]
 }
 
 fn phase_of(kind: Kind) -> Phase {
     match kind {
-        Kind::Hello | Kind::Welcome | Kind::Refuse | Kind::Start => Phase::Handshake,
+        Kind::Hello
+        | Kind::Welcome
+        | Kind::Refuse
+        | Kind::Start
+        | Kind::Pair
+        | Kind::Paired
+        | Kind::Rekey => Phase::Handshake,
         Kind::Batch | Kind::CheckpointRequest | Kind::Ping => Phase::FromSource,
         Kind::Ack | Kind::Want | Kind::Done => Phase::FromTarget,
     }

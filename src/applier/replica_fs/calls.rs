@@ -9,14 +9,18 @@ use crate::types::{Attrs, History, Name, Node, Position, Remap, Seq, Time, Xattr
 
 use super::open::{CName, FsReplica};
 use crate::applier::replica::{
-    Inode, InodeKind, Marker, Moving, Object, Place, Range, Replica, Syncer,
+    Inode, InodeKind, Marker, Moving, Object, Place, Range, Replica, Syncer, Weight,
 };
 
 const MARKER_XATTR: &std::ffi::CStr = c"trusted.doppelfs.position";
+/// On the marker: something may be withheld from inodes of the replica.
+const WITHHELD: &std::ffi::CStr = c"trusted.doppelfs.withheld";
 /// History, seq, whether something moves, its ino and generation; little-endian.
 const MARKER_BYTES: usize = 37;
 const RENAME_NOREPLACE: u32 = 1;
 const RENAME_EXCHANGE: u32 = 2;
+/// Levels of directories that are looked through; only one that moves meanwhile seems to have more.
+const DEPTH_MAX: usize = 1 << 20;
 const DIR_BUFFER_BYTES: usize = 64 << 10;
 
 fn kind_of(stat: &sys::FileStat) -> InodeKind {
@@ -35,6 +39,33 @@ fn stale() -> io::Error {
 
 fn c_name(name: &[u8]) -> io::Result<std::ffi::CString> {
     std::ffi::CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Between the call that made an inode and the one that opened it, another came to its name.
+#[derive(Debug, thiserror::Error)]
+#[error("something else came to the name that was just made: another program changes the replica")]
+struct Swapped;
+
+/// Can this be what was made by the call before? Whoever may write to the directory can put something of
+/// their own there, or a link to a file of somebody else, which would get the owner and the mode of the
+/// source's.
+fn is_just_made(stat: &sys::FileStat, node: &Node) -> bool {
+    let (kind, rdev) = match node {
+        Node::File => (libc::S_IFREG, 0),
+        Node::Dir => (libc::S_IFDIR, 0),
+        Node::Symlink(_) => (libc::S_IFLNK, 0),
+        Node::Fifo => (libc::S_IFIFO, 0),
+        Node::Socket => (libc::S_IFSOCK, 0),
+        Node::Char(rdev) => (libc::S_IFCHR, *rdev),
+        Node::Block(rdev) => (libc::S_IFBLK, *rdev),
+    };
+    let is_device = matches!(node, Node::Char(_) | Node::Block(_));
+    let is_private = stat.is_symlink() || stat.mode & 0o077 == 0;
+    stat.kind() == kind
+        && stat.uid == sys::effective_uid()
+        && is_private
+        && (stat.is_dir() || stat.nlink == 1)
+        && (!is_device || stat.rdev == rdev)
 }
 
 fn decode_marker(value: &[u8; MARKER_BYTES]) -> Option<Marker> {
@@ -85,6 +116,46 @@ impl FsReplica {
             }
         }
         Err(stale())
+    }
+
+    /// Who is at a name, and what stat says of it.
+    fn find(&mut self, at: Place<'_>) -> io::Result<Option<(Inode, sys::FileStat)>> {
+        let dir = self.fd(at.dir)?;
+        // Held while it is looked at: whoever swaps entries meanwhile could show one as what another is,
+        // and a device would be opened as a file.
+        let name = CName::new(at.name);
+        let fd = match sys::openat(dir.as_fd(), name.as_c_str(), libc::O_PATH, 0) {
+            Ok(fd) => fd,
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let object = self.object_at(fd.as_fd(), c"")?;
+        let stat = sys::fstat(fd.as_fd())?;
+        let kind = kind_of(&stat);
+        Ok(Some((Inode { object, kind }, stat)))
+    }
+
+    /// Is a directory the replica's root or limbo, or below one of them? Asked of the file system, as
+    /// whoever may move a directory can move it out, and its handle leads there.
+    fn is_inside(&self, dir: BorrowedFd<'_>) -> io::Result<bool> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let mut here = sys::openat(dir, c".", flags, 0)?;
+        let mut object = self.object_at(here.as_fd(), c"")?;
+        for _ in 0..DEPTH_MAX {
+            if object == self.root.object || object == self.limbo.object {
+                return Ok(true);
+            }
+            here = sys::openat(here.as_fd(), c"..", flags, 0)?;
+            let above = match self.object_at(here.as_fd(), c"") {
+                Err(e) if e.kind() == io::ErrorKind::CrossesDevices => return Ok(false),
+                found => found?,
+            };
+            if above == object {
+                return Ok(false);
+            }
+            object = above;
+        }
+        Ok(false)
     }
 
     fn create_node(&mut self, at: Place<'_>, node: &Node) -> io::Result<()> {
@@ -138,15 +209,7 @@ impl Replica for FsReplica {
     }
 
     fn inspect(&mut self, at: Place<'_>) -> io::Result<Option<Inode>> {
-        let Some(object) = self.lookup(at)? else {
-            return Ok(None);
-        };
-        let dir = self.fd(at.dir)?;
-        let stat = sys::fstatat(dir.as_fd(), CName::new(at.name).as_c_str())?;
-        Ok(Some(Inode {
-            object,
-            kind: kind_of(&stat),
-        }))
+        Ok(self.find(at)?.map(|(inode, _)| inode))
     }
 
     fn create(&mut self, at: Place<'_>, node: &Node) -> io::Result<Inode> {
@@ -161,7 +224,16 @@ impl Replica for FsReplica {
             return Ok(Inode { object, kind });
         }
         self.create_node(at, node)?;
-        let object = self.object_at(dir.as_fd(), name.as_c_str())?;
+        let flags = match kind {
+            InodeKind::Dir => libc::O_RDONLY | libc::O_DIRECTORY,
+            InodeKind::File | InodeKind::Other => libc::O_PATH,
+        };
+        let fd = sys::openat(dir.as_fd(), name.as_c_str(), flags, 0)?;
+        let object = self.object_at(fd.as_fd(), c"")?;
+        if !is_just_made(&sys::fstat(fd.as_fd())?, node) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, Swapped));
+        }
+        self.keep(object, fd);
         Ok(Inode { object, kind })
     }
 
@@ -226,6 +298,10 @@ impl Replica for FsReplica {
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;
         let above = sys::openat(fd.as_fd(), c"..", flags, 0)?;
         let object = self.object_at(above.as_fd(), c"")?;
+        if !self.is_inside(above.as_fd())? {
+            // Somebody took it out of the replica. What it is there for is theirs to say.
+            return Err(stale());
+        }
         let name = self.name_of_dir(fd.as_fd(), above.as_fd())?;
         let parent = Inode {
             object,
@@ -263,6 +339,19 @@ impl Replica for FsReplica {
     fn attrs(&mut self, inode: Inode) -> io::Result<Attrs> {
         let fd = self.fd(inode)?;
         Ok(sys::fstat(fd.as_fd())?.attrs())
+    }
+
+    fn allocated(&mut self, inode: Inode) -> io::Result<u64> {
+        let fd = self.fd(inode)?;
+        Ok(sys::fstat(fd.as_fd())?.allocated())
+    }
+
+    fn weigh(&mut self, at: Place<'_>) -> io::Result<Option<Weight>> {
+        Ok(self.find(at)?.map(|(inode, stat)| Weight {
+            inode,
+            nlink: stat.nlink,
+            bytes: stat.allocated(),
+        }))
     }
 
     fn special(&mut self, inode: Inode) -> io::Result<(u32, u64)> {
@@ -341,6 +430,19 @@ impl Replica for FsReplica {
             Err(e) if e.raw_os_error() == Some(libc::ENODATA) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    fn withholds(&mut self) -> io::Result<bool> {
+        match sys::getxattr(self.marker_fd.as_fd(), WITHHELD, &mut []) {
+            Ok(_) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::ENODATA) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn note_withholding(&mut self) -> io::Result<()> {
+        sys::setxattr(self.marker_fd.as_fd(), WITHHELD, b"yes", 0)?;
+        sys::fsync(self.marker_fd.as_fd())
     }
 
     fn syncer(&self) -> io::Result<Syncer> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use crate::sys;
-use crate::sys::{HandleCodec, RawHandle};
+use crate::sys::{HandleCodec, MountNumber, RawHandle};
 use crate::types::{FileId, Name, Remap, limits};
 
 use crate::applier::error::Error;
@@ -26,6 +26,8 @@ const XFS_MAGIC: i64 = 0x5846_5342;
 #[derive(Debug)]
 pub struct FsReplica {
     pub(super) codec: HandleCodec,
+    /// What the replica is on. An entry on any other mount is none of the replica's.
+    mount: MountNumber,
     pub(super) root: Inode,
     pub(super) limbo: Inode,
     root_fd: Arc<OwnedFd>,
@@ -74,6 +76,17 @@ impl Opening<'_> {
     }
 }
 
+/// Something at a name of the replica is not the replica's.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another file system or directory is mounted here, which is no part of the replica: unmount it"
+)]
+struct Mounted;
+
+fn mounted() -> io::Error {
+    io::Error::new(io::ErrorKind::CrossesDevices, Mounted)
+}
+
 fn object_of(codec: &HandleCodec, handle: &RawHandle) -> io::Result<Object> {
     // A handle of another layout belongs to another file system or subvolume.
     let foreign = || io::Error::from_raw_os_error(libc::EXDEV);
@@ -82,6 +95,22 @@ fn object_of(codec: &HandleCodec, handle: &RawHandle) -> io::Result<Object> {
         ino: id.ino.0,
         generation: u32::try_from(id.generation.0).map_err(|_| foreign())?,
     })
+}
+
+/// Who is at a name, or with an empty one a descriptor is of. At a mount point the handle is one of the
+/// file system on top: opened in the replica's, its numbers would lead to any file there, such as to the
+/// root of all of it.
+fn object_on(
+    codec: &HandleCodec,
+    mount: MountNumber,
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+) -> io::Result<Object> {
+    let (handle, found) = sys::name_to_handle_on(dir, name)?;
+    if found != mount {
+        return Err(mounted());
+    }
+    object_of(codec, &handle)
 }
 
 impl FsReplica {
@@ -101,10 +130,16 @@ impl FsReplica {
             let other = io::Error::from_raw_os_error(libc::EXDEV);
             return Err(Opening(hidden_dir.as_fd(), "use as hidden directory").fail(other));
         }
+        // Whoever can write there makes an entry for us to open, or takes what is in limbo.
+        if there.uid != sys::effective_uid() || there.mode & 0o022 != 0 {
+            let denied = io::Error::from_raw_os_error(libc::EPERM);
+            return Err(Opening(hidden_dir.as_fd(), "others can write to").fail(denied));
+        }
         let unsupported = || Error::Unsupported {
             path: path_of_fd(root_dir.as_fd()),
         };
-        let handle = sys::name_to_handle_at(root_fd.as_fd(), c"").map_err(|_| unsupported())?;
+        let handle = sys::name_to_handle_on(root_fd.as_fd(), c"");
+        let (handle, mount) = handle.map_err(|_| unsupported())?;
         let codec = HandleCodec::learn(&handle).ok_or_else(unsupported)?;
         let root = object_of(&codec, &handle).map_err(|_| unsupported())?;
         // The proof that handles lead back: it needs CAP_DAC_READ_SEARCH too.
@@ -113,13 +148,13 @@ impl FsReplica {
         let opening = Opening(hidden_dir.as_fd(), "prepare hidden directory");
         let prepared = prepare_hidden(hidden_dir.as_fd());
         let (limbo_fd, marker_fd) = prepared.map_err(|e| opening.fail(e))?;
-        let limbo = sys::name_to_handle_at(limbo_fd.as_fd(), c"");
-        let limbo = limbo.and_then(|handle| object_of(&codec, &handle));
+        let limbo = object_on(&codec, mount, limbo_fd.as_fd(), c"");
         let limbo = limbo.map_err(|e| opening.fail(e))?;
         let magic = sys::file_system_magic(root_fd.as_fd()).map_err(|e| opening.fail(e))?;
         let instance = sys::mount_instance(root_fd.as_fd()).map_err(|e| opening.fail(e))?;
         Ok(FsReplica {
             codec,
+            mount,
             root: dir_inode(root),
             limbo: dir_inode(limbo),
             root_fd: Arc::new(root_fd),
@@ -182,8 +217,7 @@ impl FsReplica {
     }
 
     pub(super) fn object_at(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Object> {
-        let handle = sys::name_to_handle_at(dir, name)?;
-        object_of(&self.codec, &handle)
+        object_on(&self.codec, self.mount, dir, name)
     }
 
     pub(super) fn path(&mut self, inode: Inode) -> String {

@@ -45,7 +45,11 @@ impl Saver {
         let stream = Arc::clone(stream);
         let thread = sync::spawn(&name, move || {
             while let Ok(job) = queue.recv() {
-                let outcome = job.run().map_err(|e| e.to_string());
+                let run = std::panic::AssertUnwindSafe(|| job.run().map_err(|e| e.to_string()));
+                // The applier's thread waits for an outcome, also for that of a panic.
+                let outcome = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+                    Err("stopped on an internal error (see the log)".to_owned())
+                });
                 stream.post(|board| board.checkpoint_end = Some(outcome));
             }
         })?;

@@ -1,5 +1,6 @@
 //! A source, a target and the link between them, all in one scratch directory.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub(crate) struct Fixture {
     /// What the mount's command is started by, where it is not started directly.
     mount_prefix: Vec<String>,
     has_target: bool,
+    is_paired: bool,
     pub(crate) proxy: Proxy,
     pub(crate) target: Target,
     watchdog: Option<mpsc::Sender<()>>,
@@ -85,9 +87,12 @@ impl Fixture {
         let base = source.unwrap_or(scratch.path()).to_path_buf();
         let run_dir = scratch.path().join("run");
         let data = base.join("data");
-        for dir in [&run_dir, &data] {
-            std::fs::create_dir(dir).expect("make a directory");
-        }
+        std::fs::create_dir(&data).expect("make a directory");
+        let mut private = std::fs::DirBuilder::new();
+        private
+            .mode(0o700)
+            .create(&run_dir)
+            .expect("make a directory");
         let target = Target::new(&run_dir, target.unwrap_or(scratch.path()));
         let proxy = Proxy::new(target.port());
         Fixture {
@@ -98,6 +103,7 @@ impl Fixture {
             mount_flags: Vec::new(),
             mount_prefix: Vec::new(),
             has_target: true,
+            is_paired: false,
             proxy,
             target,
             scratch,
@@ -113,8 +119,32 @@ impl Fixture {
 
     pub(crate) fn start(&mut self) {
         self.target.start();
+        self.pair();
         self.mount();
         self.caught_up();
+    }
+
+    /// Pairs source and target, which has to run: the next mounts speak TLS. Without it they speak plain TCP.
+    pub(crate) fn pair(&mut self) {
+        let token = self
+            .doppelfs()
+            .args(["target", "invite", "--path", REPLICA])
+            .succeed();
+        self.doppelfs()
+            .args(["pair", &self.endpoint(), token.stdout.trim(), "--keys"])
+            .arg(self.keys_dir())
+            .succeed();
+        self.is_paired = true;
+    }
+
+    /// Where the source reaches the target.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.proxy.port())
+    }
+
+    /// The source's key and pairings.
+    pub(crate) fn keys_dir(&self) -> PathBuf {
+        self.scratch.path().join("keys")
     }
 
     /// More flags for the next mounts.
@@ -151,6 +181,10 @@ impl Fixture {
         self.scratch.path().join(name)
     }
 
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
     pub(crate) fn state_dir(&self) -> &Path {
         &self.state
     }
@@ -178,7 +212,11 @@ impl Fixture {
         let command = command.args(["--set", SET, "--state"]).arg(&self.state);
         let command = command.args(&self.mount_flags);
         if self.has_target {
-            command.args(["--target", &target, "--insecure-loopback"])
+            let command = command.args(["--target", &target]);
+            match self.is_paired {
+                true => command.arg("--keys").arg(self.keys_dir()),
+                false => command.arg("--insecure-loopback"),
+            }
         } else {
             command
         }

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::command::{Program, doppelfs};
+use super::command::{Program, doppelfs, program};
 use super::until::until;
 
 /// How long a target may take to end after SIGTERM.
@@ -23,6 +23,8 @@ pub(crate) struct Target {
     state: PathBuf,
     log: PathBuf,
     port: u16,
+    /// What the command is started by, where it is not started directly.
+    prefix: Vec<String>,
     child: Option<Child>,
 }
 
@@ -49,6 +51,7 @@ impl Target {
             // Not in `base`, which a test may take away.
             log: run_dir.join("target.log"),
             port: free_port(),
+            prefix: Vec::new(),
             child: None,
         }
     }
@@ -61,6 +64,15 @@ impl Target {
         &self.root
     }
 
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Starts the next ones by this command, which runs what follows its arguments.
+    pub(crate) fn set_prefix(&mut self, prefix: &[&str]) {
+        self.prefix = prefix.iter().map(|&word| word.to_owned()).collect();
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -68,7 +80,14 @@ impl Target {
     /// The command that serves.
     pub(crate) fn command(&self) -> Program {
         let listen = format!("127.0.0.1:{}", self.port);
-        doppelfs(&self.run_dir)
+        let command = match self.prefix.split_first() {
+            Some((first, rest)) => program(first)
+                .args(rest)
+                .arg(env!("CARGO_BIN_EXE_doppelfs"))
+                .env("DOPPELFS_RUN_DIR", &self.run_dir),
+            None => doppelfs(&self.run_dir),
+        };
+        command
             .args(["target", "serve", "--insecure-loopback", "--listen"])
             .arg(listen)
             .arg("--root")

@@ -24,6 +24,7 @@ fn welcome(draw: &mut Draw<'_>) -> Welcome {
         replica_path: String::new(),
         state: TargetState::Ok,
         remap: None,
+        next_key: None,
     }
 }
 
