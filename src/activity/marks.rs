@@ -95,6 +95,9 @@ pub(super) fn read_epoch(path: &Path, epoch: u64, instance: u128) -> io::Result<
     }))
 }
 
+/// Nobody gets there by counting; up to here there is always a next one.
+const EPOCH_MAX: u64 = u64::MAX / 2;
+
 /// The files in order; names that are none are not looked at, as an epoch's file has its name from its
 /// beginning on.
 pub(super) fn epochs(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
@@ -103,7 +106,8 @@ pub(super) fn epochs(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         let entry = entry?;
         let name = entry.file_name();
         let epoch = name.to_str().filter(|name| name.len() == 16);
-        if let Some(epoch) = epoch.and_then(|name| u64::from_str_radix(name, 16).ok()) {
+        let epoch = epoch.and_then(|name| u64::from_str_radix(name, 16).ok());
+        if let Some(epoch) = epoch.filter(|epoch| *epoch <= EPOCH_MAX) {
             found.push((epoch, entry.path()));
         }
     }

@@ -40,6 +40,14 @@ pub enum Error {
         /// Payload bytes claimed.
         payload: u64,
     },
+    /// No record can have this position, or this one before it.
+    #[error("record {seq} after record {prev_seq}: positions rise, up to {max}", max = Seq::MAX)]
+    NoPosition {
+        /// The record.
+        seq: Seq,
+        /// The one before it.
+        prev_seq: Seq,
+    },
     /// The bytes end before the frame does.
     #[error("record is cut: {have} of {need} bytes")]
     Cut {
@@ -125,7 +133,8 @@ fn u64_at(bytes: &[u8; 64], at: usize) -> u64 {
 /// Reads a header, checking everything that can be checked without the body.
 ///
 /// # Errors
-/// [`Error::NoMagic`], [`Error::UnknownVersion`], [`Error::UnknownKind`], [`Error::TooLarge`].
+/// [`Error::NoMagic`], [`Error::UnknownVersion`], [`Error::UnknownKind`], [`Error::TooLarge`],
+/// [`Error::NoPosition`].
 pub fn parse_header(bytes: &[u8; limits::HEADER_BYTES]) -> Result<Header, Error> {
     let magic = u32_at(bytes, 0);
     if magic != MAGIC {
@@ -146,12 +155,16 @@ pub fn parse_header(bytes: &[u8; limits::HEADER_BYTES]) -> Result<Header, Error>
     }
     let number = u16_at(bytes, 6);
     let kind = Kind::from_number(number).ok_or(Error::UnknownKind { found: number })?;
+    let (seq, prev_seq) = (Seq(u64_at(bytes, 16)), Seq(u64_at(bytes, 24)));
+    if seq <= prev_seq || seq > Seq::MAX {
+        return Err(Error::NoPosition { seq, prev_seq });
+    }
     Ok(Header {
         kind,
         meta_len,
         payload_len,
-        seq: Seq(u64_at(bytes, 16)),
-        prev_seq: Seq(u64_at(bytes, 24)),
+        seq,
+        prev_seq,
         time_ns: u64_at(bytes, 32),
         flags: u32_at(bytes, 40),
         payload_crc: u32_at(bytes, 56),

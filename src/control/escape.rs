@@ -56,5 +56,6 @@ pub fn unescape(text: &str) -> Option<Vec<u8>> {
             _ => return None,
         });
     }
-    Some(out)
+    // Some bytes could be written in several ways; they are written in one.
+    (escape(&out) == text).then_some(out)
 }

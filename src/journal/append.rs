@@ -26,7 +26,8 @@ impl Journal {
     /// Appends one record. When this returns, it survives the process, not yet the host.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::Io`]: nothing was appended. [`Error::Poisoned`].
+    /// [`Error::Full`], [`Error::Io`], [`Error::NotNext`] (no number is left): nothing was appended.
+    /// [`Error::Poisoned`].
     ///
     /// # Panics
     /// When the draft says that more of its operation follows: groups go to
@@ -49,6 +50,17 @@ impl Journal {
         let bytes: usize = drafts.iter().map(Draft::frame_len).sum();
         let mut tail = core.tail.lock();
         core.drop_open_group(&mut tail)?;
+        let last = tail.at.seq;
+        let seq = Seq(last.0 + drafts.len() as u64);
+        if seq > Seq::MAX {
+            // Nobody gets there by counting: files that are not as they were written said so.
+            let prev_seq = last;
+            return Err(Error::NotNext {
+                last,
+                prev_seq,
+                seq,
+            });
+        }
         core.make_room(&mut tail, bytes as u64)?;
         let start = tail.at;
         let mut first_time_ns = 0;

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::{Error, io};
-use super::segment::{le_u32, le_u64};
+use super::segment::{NUMBER_MAX, le_u32, le_u64};
 use crate::sync::{Mutex, Rank};
 use crate::sys;
 use crate::types::Seq;
@@ -82,6 +82,8 @@ impl Slot {
         let fine =
             &bytes[..4] == MAGIC && crc32c::crc32c(&bytes[..CRC_AT]) == le_u32(bytes, CRC_AT);
         let len = le_u32(bytes, 4) as usize;
+        let numbers = [8, 16, 24].map(|at| le_u64(bytes, at));
+        let fine = fine && numbers.iter().all(|number| *number <= NUMBER_MAX);
         (fine && len <= NAME_BYTES_MAX).then(|| Slot {
             name: bytes[32..32 + len].to_vec(),
             turn: le_u64(bytes, 8),
@@ -180,12 +182,9 @@ impl Cursors {
             .flatten()
             .filter(|s| !s.name.is_empty());
         let table: Vec<_> = named
-            .map(|s| {
-                (
-                    String::from_utf8_lossy(&s.name).into_owned(),
-                    s.generation,
-                    s.seq,
-                )
+            .filter_map(|s| {
+                let name = std::str::from_utf8(&s.name).ok()?;
+                Some((name.to_owned(), s.generation, s.seq))
             })
             .collect();
         let existed = pairs.iter().any(Option::is_some);
@@ -364,7 +363,9 @@ fn newest(bytes: &[u8], pair: usize) -> Option<Slot> {
 }
 
 fn mark_of(slot: &Slot) -> Option<Mark> {
-    (slot.name.len() == 32).then(|| Mark {
+    let numbers = [0, 8, 16, 24].map(|at| le_u64(&slot.name, at));
+    let fine = slot.name.len() == 32 && numbers.iter().all(|number| *number <= NUMBER_MAX);
+    fine.then(|| Mark {
         generation: slot.generation,
         seq: slot.seq,
         segment: Seq(le_u64(&slot.name, 0)),

@@ -19,6 +19,9 @@ pub(super) const HEADER_BYTES: u64 = 4096;
 /// The format version written; the only one so far.
 pub(super) const VERSION: u32 = 1;
 
+/// What counts up from 0 does not get there: neither it nor the sum of two overflows.
+pub(super) const NUMBER_MAX: u64 = u64::MAX / 2;
+
 const MAGIC: &[u8; 8] = b"DPFSSEG1";
 const CRC_AT: usize = 4092;
 const BOOT_BYTES: usize = 40;
@@ -87,6 +90,11 @@ impl Header {
         let version = le_u32(page, 8);
         if version != VERSION {
             return Err(HeaderFault::Version(version));
+        }
+        let numbers = (16..56).step_by(8).map(|at| le_u64(page, at));
+        // The position after the last one that there can be is one more.
+        if numbers.into_iter().any(|number| number > NUMBER_MAX + 1) {
+            return Err(HeaderFault::Damaged { blank: false });
         }
         let boot = page[56..56 + BOOT_BYTES].split(|&b| b == 0).next();
         Ok(Header {

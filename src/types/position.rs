@@ -3,21 +3,42 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The number of a record in its [`History`]; the first is 1, 0 stands before all.
+/// The number of a record in its [`History`]; the first is 1, 0 stands before all. One that comes from
+/// outside is at most [`Seq::MAX`], or is not taken.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
 )]
-#[serde(transparent)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct Seq(pub u64);
 
 impl Seq {
     /// Before the first record.
     pub const ZERO: Seq = Seq(0);
 
+    /// Nobody gets there by counting; up to here there is always a next one.
+    pub const MAX: Seq = Seq(u64::MAX / 2);
+
     /// The number after this one.
     #[must_use]
     pub fn next(self) -> Seq {
         Seq(self.0 + 1)
+    }
+}
+
+impl TryFrom<u64> for Seq {
+    type Error = String;
+
+    fn try_from(number: u64) -> Result<Seq, String> {
+        let seq = Seq(number);
+        let fits = seq <= Seq::MAX;
+        fits.then_some(seq)
+            .ok_or_else(|| format!("{number} is no number of a record"))
+    }
+}
+
+impl From<Seq> for u64 {
+    fn from(seq: Seq) -> u64 {
+        seq.0
     }
 }
 

@@ -155,3 +155,25 @@ fn names_that_could_leave_their_directory_do_not_exist() {
     let inner = &bytes[..];
     assert!(rmp_serde::from_slice::<Name>(inner).is_err());
 }
+
+/// The header says so with a right checksum: what is computed with it must not overflow.
+#[test]
+fn positions_that_no_record_can_have_are_refused() {
+    let with = |seq: u64, prev_seq: u64| {
+        let draft = Draft::new(&sample(), b"");
+        let mut bytes = seal(&draft, 2, 1);
+        bytes[16..24].copy_from_slice(&seq.to_le_bytes());
+        bytes[24..32].copy_from_slice(&prev_seq.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..60]), draft.meta());
+        bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+        Frame::parse(&bytes)
+    };
+    assert!(with(Seq::MAX.0, 0).is_ok());
+    for (seq, prev_seq) in [(0, 0), (5, 5), (5, 6), (Seq::MAX.0 + 1, 1), (u64::MAX, 1)] {
+        let refused = with(seq, prev_seq);
+        assert!(
+            matches!(refused, Err(Error::NoPosition { .. })),
+            "{seq} after {prev_seq}"
+        );
+    }
+}

@@ -518,7 +518,9 @@ fn names_are_written_on_one_line_and_read_back() {
         escape(b"a\nb\\c\xff\xe2\x80\xae"),
         "a\\nb\\\\c\\xff\\xe2\\x80\\xae"
     );
-    for odd in ["\\", "\\q", "\\x1", "\\xzz"] {
+    for odd in [
+        "\\", "\\q", "\\x1", "\\xzz", "\\x+f", "\\x41", "\\x0A", "a\n",
+    ] {
         assert_eq!(unescape(odd), None, "{odd}");
     }
 }

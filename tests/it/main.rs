@@ -43,6 +43,7 @@ mod control_access;
 mod digest_equal;
 mod digest_kinds;
 mod digest_walk;
+mod fuzz;
 mod journal_basic;
 mod journal_full_disk;
 mod journal_model;

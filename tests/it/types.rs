@@ -35,6 +35,21 @@ fn a_decoded_name_is_checked_as_a_new_one() {
 }
 
 #[test]
+fn a_number_from_outside_always_has_a_next_one() {
+    let decoded = |number: u64| {
+        let bytes = rmp_serde::to_vec(&number).unwrap();
+        rmp_serde::from_slice::<Seq>(&bytes).ok()
+    };
+    assert_eq!(rmp_serde::to_vec(&Seq(7)).unwrap(), [7]);
+    assert_eq!(decoded(7), Some(Seq(7)));
+    assert_eq!(decoded(Seq::MAX.0), Some(Seq::MAX));
+    assert!(Seq::MAX.next() > Seq::MAX);
+    for beyond in [Seq::MAX.0 + 1, u64::MAX] {
+        assert_eq!(decoded(beyond), None, "{beyond}");
+    }
+}
+
+#[test]
 fn a_set_name_can_be_a_file_name() {
     for good in ["a", "srv-data", "A_1.b", "9", &"x".repeat(64)] {
         assert_eq!(SetName::new(good).unwrap().as_str(), good);

@@ -28,7 +28,7 @@ fn hello() -> Hello {
         history: History(u128::MAX / 3),
         forks: Vec::new(),
         first: Seq(1),
-        end: Seq(u64::MAX),
+        end: Seq::MAX,
         root: FileId::new(2, 0),
         features: 5,
         place: Some(Place {
