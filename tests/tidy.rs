@@ -44,7 +44,7 @@ const OWNERS: [(&str, &[&str]); 11] = [
     ("zstd", &["wire"]),
     ("rustls", &["wire"]),
     ("tokio_rustls", &["wire"]),
-    ("ring", &["keys"]),
+    ("ring", &["keys", "wire"]),
     ("data_encoding", &["keys"]),
     ("zeroize", &["keys", "control"]),
     ("sled", &["journal", "applier"]),

@@ -78,6 +78,7 @@ impl Line<'_> {
                     after,
                     jump: false,
                     fork,
+                    next_key: None,
                 },
             },
         }

@@ -99,6 +99,7 @@ fn target(draw: &mut Draw<'_>) {
         after: draw.seq(),
         jump: draw.one_in(2),
         fork: draw.one_in(2).then(|| history(draw)),
+        next_key: None,
     };
     let Some(way) = Way::of(&welcome, &start) else {
         return;
