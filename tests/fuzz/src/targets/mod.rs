@@ -9,6 +9,7 @@ mod disk;
 mod draw;
 mod frame;
 mod options;
+mod pairing;
 mod session;
 mod texts;
 mod tree;
@@ -24,7 +25,7 @@ pub struct Target {
 }
 
 /// All of them, in the order in which they run.
-pub const ALL: [Target; 10] = [
+pub const ALL: [Target; 11] = [
     target("frame", frame::frame),
     target("body", frame::body),
     target("wire", wire::stream),
@@ -32,6 +33,7 @@ pub const ALL: [Target; 10] = [
     target("session", session::session),
     target("control", control::control),
     target("options", options::options),
+    target("pairing", pairing::pairing),
     target("texts", texts::texts),
     target("disk", disk::disk),
     target("applier", applier::applier),
