@@ -117,8 +117,16 @@ pub(super) fn take(options: &MountOptions) -> anyhow::Result<Claim> {
 /// # Errors
 /// It cannot be one.
 pub(super) fn make_run_dir(run_dir: &Path) -> anyhow::Result<()> {
-    control::make_run_dir(run_dir)?;
-    Ok(())
+    match control::make_run_dir(run_dir) {
+        Ok(_) => Ok(()),
+        Err(error @ control::Error::Io { .. }) => Err(error).with_context(|| {
+            format!(
+                "{} cannot be the run directory; give another with --run-dir",
+                run_dir.display()
+            )
+        }),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `None`: somebody else holds the lock.

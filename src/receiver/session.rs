@@ -14,7 +14,8 @@ use crate::keys::Fingerprint;
 use crate::sync;
 use crate::types::{Remap, limits};
 use crate::wire::{
-    Ack, CheckpointRequest, Done, Hello, Message, Phase, Refuse, Start, Want, write_message,
+    Ack, CheckpointRequest, Done, Hello, Message, Phase, Refuse, RefuseCode, Start, Want,
+    write_message,
 };
 
 use super::error::Error;
@@ -82,7 +83,6 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAd
     match outcome {
         Ok(()) => {}
         Err(Error::Fenced | Error::Stopping) => info!(%peer, "session ended"),
-        Err(e @ (Error::Refused { .. } | Error::Wire { .. })) => note_refused(&shared, peer, &e),
         Err(e) => warn!(%peer, error = %e, "connection ended"),
     }
 }
@@ -92,27 +92,61 @@ async fn converse(shared: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) -> 
         return Ok(());
     }
     let place = shared.crowd.enter(peer);
-    let mut opened = tokio::select! {
-        opened = greeting::open(shared, socket) => opened?,
-        () = place.until_pushed_out() => return Err(too_slow()),
+    let known = tokio::select! {
+        known = come_in(shared, socket, peer) => known?,
+        // At once: its place is taken, and so is not to be counted by anything.
+        () = place.until_pushed_out() => {
+            note_refused(shared, peer, &too_slow());
+            return Ok(());
+        }
+    };
+    let Some((hello, who, opened)) = known else {
+        return Ok(());
+    };
+    drop(place);
+    let owner = who.peer().map(|peer| peer.id.as_str());
+    let Some(_seat) = shared.seats.take(owner) else {
+        // It has been told on the others.
+        let busy = Error::refuse(RefuseCode::Busy, "this source has too many connections");
+        note_refused(shared, peer, &busy);
+        return Ok(());
+    };
+    admitted(shared, &hello, &who, opened, peer).await
+}
+
+/// Through the door; `None`: it has got its answer already.
+async fn come_in(
+    shared: &Arc<Shared>,
+    socket: TcpStream,
+    peer: SocketAddr,
+) -> Result<Option<(Box<Hello>, Who, Opened)>, Error> {
+    let opened = tokio::select! {
+        opened = greeting::open(shared, socket) => opened,
         () = shared.stopped() => return Err(Error::Stopping),
+    };
+    let mut opened = match opened {
+        Ok(opened) => opened,
+        Err(e) => {
+            // There is nobody to be told, but for what TLS says by itself.
+            note_refused(shared, peer, &e);
+            return Ok(None);
+        }
     };
     let greeted = tokio::select! {
         greeted = greeting::greet(shared, &mut opened, peer) => greeted,
-        () = place.until_pushed_out() => return Err(too_slow()),
         () = shared.stopped() => Err(Error::Stopping),
     };
     match greeted {
-        Ok(Wish::Replicate(hello, who)) => {
-            drop(place);
-            admitted(shared, &hello, &who, opened, peer).await
-        }
+        Ok(Wish::Replicate(hello, who)) => Ok(Some((hello, who, opened))),
         Ok(Wish::Acquainted) => {
             farewell(&mut opened.writer, None).await;
             linger(opened.reader).await;
-            Ok(())
+            Ok(None)
         }
-        Err(e) => turn_away(shared, peer, e, opened.writer, opened.reader).await,
+        Err(e) => {
+            turn_away(shared, peer, e, opened.writer, opened.reader).await?;
+            Ok(None)
+        }
     }
 }
 

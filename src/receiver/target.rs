@@ -21,7 +21,7 @@ use crate::sys;
 use crate::types::SetName;
 use crate::wire::Acceptor;
 
-use super::crowd::Crowd;
+use super::crowd::{Crowd, Seats};
 use super::error::{Error, state as failed};
 use super::grants::{Grant, PeerTerms};
 use super::intake::Ending;
@@ -35,8 +35,9 @@ use super::snapshot::{Doors, StreamSnapshot, TargetSnapshot};
 use super::stream::{Places, Stream, open_journal};
 use super::welcome;
 
-/// Connections at one time, those in the handshake included.
-const CONNECTION_COUNT_MAX: usize = 256;
+/// Connections at one time. Those in the door are far fewer (`crowd.rs`), and those behind it are one for each
+/// replica: this bounds what both together cannot reach.
+const CONNECTION_COUNT_MAX: usize = 4096;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// Pause after the system could not accept a connection.
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     keys: Mutex<OwnKeys>,
     /// Connections that have not said yet who they are.
     pub(super) crowd: Arc<Crowd>,
+    /// Those that have.
+    pub(super) seats: Arc<Seats>,
     /// Guards the streams; new ones are made under it, with I/O.
     pub(super) streams: Mutex<BTreeMap<u32, Arc<Stream>>>,
     /// Guards the appliers' threads.
@@ -193,6 +196,7 @@ impl Target {
             peers,
             keys: Mutex::new(Rank::Leaf, keys),
             crowd: Arc::default(),
+            seats: Arc::default(),
             streams: Mutex::new(Rank::Daemon, BTreeMap::new()),
             threads: Mutex::new(Rank::Leaf, Vec::new()),
             stopping: watch::Sender::new(false),
