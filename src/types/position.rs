@@ -14,10 +14,10 @@ impl Seq {
     /// Before the first record.
     pub const ZERO: Seq = Seq(0);
 
-    /// The number after this one.
+    /// The number after this one; the last number there is has none but itself.
     #[must_use]
     pub fn next(self) -> Seq {
-        Seq(self.0 + 1)
+        Seq(self.0.saturating_add(1))
     }
 }
 
