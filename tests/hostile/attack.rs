@@ -8,7 +8,7 @@ use super::scene::{ROOT, Scene, Verdict, hello};
 use super::stage::{Source, Stage};
 
 /// What a target may take with some dozens of streams.
-const MEMORY_BYTES_MAX: u64 = 700 << 20;
+const MEMORY_BYTES_MAX: u64 = 1 << 30;
 const FD_COUNT_MAX: usize = 3000;
 const THREAD_COUNT_MAX: usize = 600;
 /// The honest source is told that its record is applied within this.

@@ -46,10 +46,10 @@ fn stranger() -> Source {
     }
 }
 
-fn ask_rekey(t: &Theatre, source: &Source, next: &str) -> Result<Heard, String> {
+fn ask_rekey(t: &Theatre, source: &Source, asked: &Pack) -> Result<Heard, String> {
     let line = Line::open(t.stage.address, &source.config);
     let mut line = line.map_err(|e| e.to_string())?;
-    line.say(REKEY, &rekey(next).encode())
+    line.say(REKEY, &asked.encode())
         .map_err(|e| e.to_string())?;
     Ok(line.hear(PATIENCE))
 }
@@ -372,7 +372,24 @@ const KEYS: &[Attack] = &[
     Attack {
         name: "rekey_to_the_key_of_another",
         act: |t, _| {
-            let heard = ask_rekey(t, &t.mallory, &t.honest.key.fingerprint())?;
+            // Vouched for by nobody but who asks, and by its holder for somebody else.
+            let (own, other) = (&t.mallory.key, &t.honest.key);
+            let vouched = [own.vouch(own, other), other.vouch(other, other), Vec::new()];
+            for proof in vouched {
+                let asked = rekey(&other.fingerprint(), &other.public, &proof);
+                let heard = ask_rekey(t, &t.mallory, &asked)?;
+                refused(t, &heard, "not shown to be this source's")?;
+            }
+            Ok(())
+        },
+    },
+    Attack {
+        name: "rekey_to_the_key_of_another_that_vouches",
+        act: |t, _| {
+            let (own, other) = (&t.mallory.key, &t.honest.key);
+            let proof = other.vouch(own, other);
+            let asked = rekey(&other.fingerprint(), &other.public, &proof);
+            let heard = ask_rekey(t, &t.mallory, &asked)?;
             refused(t, &heard, "belongs to another source")
         },
     },
@@ -380,14 +397,15 @@ const KEYS: &[Attack] = &[
         name: "rekey_of_nobody",
         act: |t, _| {
             let stranger = stranger();
-            let heard = ask_rekey(t, &stranger, &stranger.key.fingerprint())?;
+            let asked = rekey(&stranger.key.fingerprint(), &[], &[]);
+            let heard = ask_rekey(t, &stranger, &asked)?;
             refused(t, &heard, "is not known here, or was revoked")
         },
     },
     Attack {
         name: "rekey_to_no_fingerprint",
         act: |t, _| {
-            let heard = ask_rekey(t, &t.mallory, "zz")?;
+            let heard = ask_rekey(t, &t.mallory, &rekey("zz", &[], &[]))?;
             refused(t, &heard, "cannot be decoded")
         },
     },
@@ -397,19 +415,41 @@ const KEYS: &[Attack] = &[
             // The key of a source that will be invited later, known from elsewhere: who is paired then is
             // that source, and none of its rights are mallory's.
             let heir = stranger();
-            ask_rekey(t, &t.mallory, &heir.key.fingerprint())?;
+            let own = &t.mallory.key;
+            for (public, proof) in [
+                (heir.key.public.clone(), own.vouch(own, &heir.key)),
+                (own.public.clone(), own.vouch(own, &heir.key)),
+                (own.public.clone(), own.vouch(own, own)),
+                (Vec::new(), Vec::new()),
+            ] {
+                let asked = rekey(&heir.key.fingerprint(), &public, &proof);
+                ask_rekey(t, &t.mallory, &asked)?;
+            }
             let secret = t.stage.invite(&["--path", "mallory/heirloom"]);
             let heard = t.stage.redeem(&heir.config, &secret, "heir");
-            let mut asked = hello("data");
-            asked.path = Some("mallory/heirloom".to_owned());
-            let mut known = t.stage.run(&["peers", "list"]);
+            let known = t.stage.run(&["peers", "list"]).replace('\n', " | ");
             // So that mallory's key is the only one again.
-            ask_rekey(t, &t.mallory, &t.mallory.key.fingerprint())?;
-            known = known.replace('\n', " | ");
+            let asked = rekey(&own.fingerprint(), &[], &[]);
+            ask_rekey(t, &t.mallory, &asked)?;
             match heard {
                 Heard::Paired(paired) if paired.known_as == "heir" => Ok(()),
                 other => Err(format!("{other:?}; {known}")),
             }
+        },
+    },
+    Attack {
+        name: "rekey_in_order",
+        act: |t, _| {
+            // None: the way by which a source changes its key.
+            let before = t.stage.source("changing", &["--path", "mallory/changing"]);
+            let next = stranger();
+            let proof = next.key.vouch(&before.key, &next.key);
+            let asked = rekey(&next.key.fingerprint(), &next.key.public, &proof);
+            match ask_rekey(t, &before, &asked)? {
+                Heard::Paired(paired) if paired.known_as == "changing" => {}
+                other => return Err(format!("{other:?}")),
+            }
+            Scene::open(&t.stage, &next, "data").map(|_| ())
         },
     },
     Attack {

@@ -119,6 +119,19 @@ impl Key {
         }
     }
 
+    /// Says that `next` follows `before`, signed by this key.
+    pub fn vouch(&self, before: &Key, next: &Key) -> Vec<u8> {
+        let pair = Ed25519KeyPair::from_pkcs8(&self.private).unwrap();
+        let digests = [before, next].map(|key| digest::digest(&digest::SHA256, &key.public));
+        let message = [
+            b"doppelfs next key",
+            digests[0].as_ref(),
+            digests[1].as_ref(),
+        ]
+        .concat();
+        pair.sign(&message).as_ref().to_vec()
+    }
+
     /// What the target knows it by.
     pub fn fingerprint(&self) -> String {
         let digest = digest::digest(&digest::SHA256, &self.public);
@@ -174,14 +187,12 @@ pub fn config_without_key() -> ClientConfig {
 #[derive(Debug, Deserialize)]
 pub struct Welcome {
     pub received: u64,
-    pub replica_path: String,
 }
 
 /// What is understood of an `Ack`.
 #[derive(Debug, Deserialize)]
 pub struct Ack {
     pub applied: u64,
-    pub received: u64,
     pub error: Option<String>,
 }
 
@@ -205,7 +216,7 @@ pub enum Heard {
     Refused(Refused),
     Ack(Ack),
     Paired(Paired),
-    Other(u8),
+    Other,
     /// Nothing more comes.
     Closed,
     /// Nothing came for as long as it was waited.
@@ -329,7 +340,7 @@ impl Line {
             REFUSE => Heard::Refused(rmp_serde::from_slice(body).unwrap()),
             ACK => Heard::Ack(rmp_serde::from_slice(body).unwrap()),
             PAIRED => Heard::Paired(rmp_serde::from_slice(body).unwrap()),
-            other => Heard::Other(other),
+            _ => Heard::Other,
         })
     }
 }
@@ -393,7 +404,12 @@ pub fn pair(secret: &[u8], name: &str) -> Pack {
     ])
 }
 
-/// Another key.
-pub fn rekey(next: &str) -> Pack {
-    fields(vec![("protocol", Pack::Whole(1)), ("next", text(next))])
+/// Another key, with what is to show that it is one's own.
+pub fn rekey(next: &str, public: &[u8], proof: &[u8]) -> Pack {
+    fields(vec![
+        ("protocol", Pack::Whole(1)),
+        ("next", text(next)),
+        ("public", bytes(public)),
+        ("proof", bytes(proof)),
+    ])
 }

@@ -183,7 +183,7 @@ impl<'a> Scene<'a> {
                     return Outcome::Refused(format!("{}: {}", refused.code, refused.text));
                 }
                 Heard::Closed => return Outcome::Closed,
-                Heard::Silence | Heard::Welcome(_) | Heard::Paired(_) | Heard::Other(_) => {}
+                Heard::Silence | Heard::Welcome(_) | Heard::Paired(_) | Heard::Other => {}
             }
             if said_at.elapsed() > Duration::from_secs(3) {
                 said_at = Instant::now();
