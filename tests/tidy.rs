@@ -506,7 +506,7 @@ fn every_interleaving_names_tests_that_exist() {
 #[test]
 fn modules_of_test_binaries_are_all_compiled() {
     let mut wrong = Vec::new();
-    for binary in ["tests/it", "tests/fuse", "tests/diff"] {
+    for binary in ["tests/it", "tests/fuse", "tests/diff", "tests/hostile"] {
         let main = std::fs::read_to_string(root().join(binary).join("main.rs")).expect("read");
         let entries = std::fs::read_dir(root().join(binary))
             .expect("read a directory")
@@ -550,6 +550,7 @@ fn scripts_are_executable_and_stop_at_the_first_error() {
     for script in [
         "scripts/audit",
         "scripts/fuzz",
+        "scripts/prove-checks",
         "scripts/quickstart",
         "scripts/soak",
         "scripts/test",

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::codec::Frame;
-use crate::types::{Body, Entry, FileId, Op, Position, Scope, Seq, limits};
+use crate::types::{Body, Entry, FileId, Node, Op, Position, Scope, Seq, limits};
 
 use super::checkpoint::{Achieved, Flights};
 use super::error::{Error, Fault, tells_divergence};
@@ -57,8 +57,21 @@ pub(super) struct Parts {
     dir: Option<FileId>,
     entries: Vec<Entry>,
     last: Seq,
-    /// Of their frames.
+    /// That they take here. The bytes of their frames would not do: an entry can be a tenth of its size there.
     bytes: u64,
+}
+
+/// About so much memory do entries take.
+fn kept_bytes(entries: &[Entry]) -> u64 {
+    const EACH: usize = size_of::<Entry>() + 2 * size_of::<usize>();
+    let texts = entries.iter().map(|entry| {
+        let link = match &entry.node {
+            Node::Symlink(to) => to.len(),
+            _ => 0,
+        };
+        EACH + entry.name.as_bytes().len() + link
+    });
+    texts.sum::<usize>() as u64
 }
 
 /// Replays one stream onto one replica. See the room's doc.
@@ -263,7 +276,7 @@ impl<R: Replica> Applier<R> {
             return Err(Error::NotAListing { seq, op });
         };
         let parts = self.parts.get_or_insert_default();
-        let bytes = parts.bytes.saturating_add(frame.bytes().len() as u64);
+        let bytes = parts.bytes.saturating_add(kept_bytes(entries));
         if bytes > limits::LISTING_GROUP_BYTES_MAX {
             return Err(Error::ListingTooLong { seq });
         }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use ring::digest;
 use ring::rand::SystemRandom;
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
@@ -161,6 +161,14 @@ impl Key {
         write_private(path, &self.pkcs8)
     }
 
+    /// The proof that who has this key is who showed the one before; see [`is_vouched`].
+    pub fn vouch(&self, before: &Fingerprint) -> Vec<u8> {
+        // It was read once already, when this was made.
+        let pair = Ed25519KeyPair::from_pkcs8(&self.pkcs8).ok();
+        let message = vouching(before, &self.fingerprint());
+        pair.map_or(Vec::new(), |pair| pair.sign(&message).as_ref().to_vec())
+    }
+
     /// The private key: PKCS #8, DER.
     pub fn private(&self) -> &[u8] {
         &self.pkcs8
@@ -175,4 +183,19 @@ impl Key {
     pub fn fingerprint(&self) -> Fingerprint {
         fingerprint_of(&self.public)
     }
+}
+
+/// What is signed: both keys, so that it says nothing to anybody else who is told.
+fn vouching(before: &Fingerprint, next: &Fingerprint) -> Vec<u8> {
+    [b"doppelfs next key".as_slice(), &before.0, &next.0].concat()
+}
+
+/// Has the holder of the `public` key, which is `next`, said that it follows the key `before`? Without that
+/// anybody could call the key of somebody else its own.
+pub fn is_vouched(public: &[u8], proof: &[u8], before: &Fingerprint, next: &Fingerprint) -> bool {
+    let Some(raw) = public.strip_prefix(&SPKI_HEAD) else {
+        return false;
+    };
+    let key = UnparsedPublicKey::new(&ED25519, raw);
+    fingerprint_of(public) == *next && key.verify(&vouching(before, next), proof).is_ok()
 }

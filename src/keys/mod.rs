@@ -36,6 +36,6 @@ mod token;
 
 pub use error::Error;
 pub use files::{ensure_private_dir, read_private, write_private};
-pub use key::{Fingerprint, Key, fingerprint_of};
+pub use key::{Fingerprint, Key, fingerprint_of, is_vouched};
 pub use pairings::{PairedTarget, Pairings};
 pub use token::{SECRET_BYTES, Secret, Token, TokenError};

@@ -4,7 +4,7 @@
 //! a source that is in order is through within milliseconds, so whoever fills the places keeps none of
 //! them from coming in, whatever the number of addresses that he comes from.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -103,16 +103,18 @@ impl Crowd {
         }
     }
 
-    /// Remembers a refusal; true when it is to be logged, with the number of those that were not.
-    pub(super) fn refused(&self, from: SocketAddr, text: &str) -> Option<u64> {
+    /// Remembers a refusal, if it was one. Whether the end is to be logged, and how many were not before it.
+    pub(super) fn ended(&self, from: SocketAddr, refusal: Option<String>) -> Option<u64> {
         let now_ns = sys::monotonic_ns();
         let mut inner = self.0.lock();
-        inner.refused += 1;
-        inner.refusals.push_back(Refusal {
-            at: sys::realtime_ns() / 1_000_000_000,
-            from: from.ip().to_canonical(),
-            text: text.to_owned(),
-        });
+        if let Some(text) = refusal {
+            inner.refused += 1;
+            inner.refusals.push_back(Refusal {
+                at: sys::realtime_ns() / 1_000_000_000,
+                from: from.ip().to_canonical(),
+                text,
+            });
+        }
         if inner.refusals.len() > REFUSAL_COUNT_MAX {
             inner.refusals.pop_front();
         }
@@ -132,52 +134,6 @@ impl Crowd {
     pub(super) fn refusals(&self) -> (Vec<Refusal>, u64) {
         let inner = self.0.lock();
         (inner.refusals.iter().cloned().collect(), inner.refused)
-    }
-}
-
-/// Connections of one source behind the door: one for each replica, and those that take over from others.
-const SEAT_COUNT_MAX: usize = 128;
-
-/// The places behind the door, by the number of the source; none is for those who proved nothing.
-pub(super) struct Seats(Mutex<BTreeMap<Option<String>, usize>>);
-
-/// One of them. Dropping it frees it.
-pub(super) struct Seat {
-    seats: Arc<Seats>,
-    owner: Option<String>,
-}
-
-impl Default for Seats {
-    fn default() -> Seats {
-        Seats(Mutex::new(Rank::Leaf, BTreeMap::new()))
-    }
-}
-
-impl Seats {
-    /// One for this source; `None`: it has all that it may have.
-    pub(super) fn take(self: &Arc<Seats>, owner: Option<&str>) -> Option<Seat> {
-        let owner = owner.map(str::to_owned);
-        let mut taken = self.0.lock();
-        let count = taken.entry(owner.clone()).or_default();
-        if *count >= SEAT_COUNT_MAX {
-            return None;
-        }
-        *count += 1;
-        drop(taken);
-        let seats = Arc::clone(self);
-        Some(Seat { seats, owner })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self.seats.0.lock();
-        if let Some(count) = taken.get_mut(&self.owner) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.owner);
-            }
-        }
     }
 }
 

@@ -166,6 +166,17 @@ impl Error {
         Error::Refused { code, text }
     }
 
+    /// Has the peer done it, or the network? Then the refusal is remembered for those who look.
+    pub(super) fn is_of_the_peer(&self) -> bool {
+        let is_misplaced =
+            |source: &journal::Error| matches!(source, journal::Error::NotNext { .. });
+        match self {
+            Error::Refused { .. } | Error::Wire { .. } | Error::Frame { .. } => true,
+            Error::Journal { source, .. } => is_misplaced(source),
+            _ => false,
+        }
+    }
+
     /// What the source is told; `None` when there is nobody to be told.
     pub(super) fn refusal(&self) -> Option<wire::Refuse> {
         let code = match self {

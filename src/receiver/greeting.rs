@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tracing::info;
 
-use crate::keys::Fingerprint;
+use crate::keys::{Fingerprint, is_vouched};
 use crate::wire::{
     Hello, Message, MessageReader, PROTOCOL, Pair, Paired, Phase, RefuseCode, Rekey, Transport,
     write_message, write_preface,
@@ -211,6 +211,14 @@ async fn pair(
 
 async fn rekey(shared: &Arc<Shared>, key: Fingerprint, asked: Rekey) -> Result<Paired, Error> {
     check_version(asked.protocol)?;
+    // The key of another who is not known here yet would bring the rights that the other is given later.
+    let is_own = key == asked.next || is_vouched(&asked.public, &asked.proof, &key, &asked.next);
+    if !is_own {
+        return Err(Error::refuse(
+            RefuseCode::Forbidden,
+            "that key was not shown to be this source's; use the same release on both sides",
+        ));
+    }
     let theirs = Arc::clone(shared);
     let peer = blocking(move || theirs.peers.rekey(key, asked.next)).await?;
     info!(

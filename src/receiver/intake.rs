@@ -9,7 +9,7 @@ use tracing::info;
 use crate::codec::Frame;
 use crate::journal;
 use crate::sys;
-use crate::types::{Position, Remap};
+use crate::types::{Position, Remap, limits};
 use crate::wire::{RefuseCode, Start, Unpacker};
 
 use super::error::Error;
@@ -18,6 +18,10 @@ use super::stream::{Anew, Jump, Stream};
 
 /// Bytes stored before they are made durable together, at most, where several batches wait.
 const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// What may wait in the queue for a source with a quota, beside as much as the quota: some segments, as they
+/// are freed as a whole.
+const QUEUE_BYTES_BEYOND_QUOTA: u64 = 4 * limits::SEGMENT_BYTES_MAX;
 
 /// Pauses between attempts to store on a full disk.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -102,6 +106,7 @@ impl Intake {
     fn accept_batch(&mut self, batches: &[Vec<u8>]) -> Result<(), Error> {
         for batch in batches {
             self.check_fence()?;
+            self.await_room()?;
             // Out of `self`, so that frames can be stored while it is borrowed.
             let mut unpacker = std::mem::take(&mut self.unpacker);
             let frames = unpacker.open(batch);
@@ -125,6 +130,30 @@ impl Intake {
             Ending::Revoked => Err(revoked()),
             Ending::Stopping => Err(Error::Stopping),
         }
+    }
+
+    /// Waits while more is kept for a source than its quota lets it have: what cannot be applied fills no disk.
+    fn await_room(&self) -> Result<(), Error> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let quota = self.stream.places.lease.terms().get().bytes_max;
+            let most = quota.map(|quota| quota.saturating_add(QUEUE_BYTES_BEYOND_QUOTA));
+            let kept = self.stream.journal.usage().disk_bytes;
+            let Some(most) = most.filter(|most| kept >= *most) else {
+                break;
+            };
+            self.publish()?;
+            let text = format!(
+                "{kept} bytes that came are not applied yet, and a source with this quota may have {most} waiting"
+            );
+            self.stream.post(|board| board.intake_error = Some(text));
+            self.pause(pause)?;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        if pause > PAUSE_MIN {
+            self.stream.post(|board| board.intake_error = None);
+        }
+        Ok(())
     }
 
     fn journal_failed(&self, source: journal::Error) -> Error {

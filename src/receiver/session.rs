@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
@@ -18,12 +18,13 @@ use crate::wire::{
     write_message,
 };
 
+use super::crowd::Place;
 use super::error::Error;
 use super::greeting::{self, Opened, Reader, Who, Wish, Writer};
 use super::intake::{self, Ending, Intake};
 use super::position::Way;
 use super::stream::Stream;
-use super::target::Shared;
+use super::target::{Shared, TURN_COUNT_MAX};
 use super::welcome;
 
 /// A source has so long to come through the door, and for each step behind it.
@@ -78,80 +79,61 @@ pub(super) fn too_slow() -> Error {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    let outcome = converse(&shared, socket, peer).await;
+pub(super) async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr, place: Place) {
+    let outcome = converse(&shared, socket, (peer, place)).await;
     match outcome {
         Ok(()) => {}
         Err(Error::Fenced | Error::Stopping) => info!(%peer, "session ended"),
+        Err(e) if e.is_of_the_peer() => note_refused(&shared, peer, &e),
         Err(e) => warn!(%peer, error = %e, "connection ended"),
     }
 }
 
-async fn converse(shared: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) -> Result<(), Error> {
+async fn converse(
+    shared: &Arc<Shared>,
+    socket: TcpStream,
+    (peer, place): (SocketAddr, Place),
+) -> Result<(), Error> {
     if socket.set_nodelay(true).is_err() {
         return Ok(());
     }
-    let place = shared.crowd.enter(peer);
-    let known = tokio::select! {
-        known = come_in(shared, socket, peer) => known?,
-        // At once: its place is taken, and so is not to be counted by anything.
-        () = place.until_pushed_out() => {
-            note_refused(shared, peer, &too_slow());
-            return Ok(());
-        }
-    };
-    let Some((hello, who, opened)) = known else {
-        return Ok(());
-    };
-    drop(place);
-    let owner = who.peer().map(|peer| peer.id.as_str());
-    let Some(_seat) = shared.seats.take(owner) else {
-        // It has been told on the others.
-        let busy = Error::refuse(RefuseCode::Busy, "this source has too many connections");
-        note_refused(shared, peer, &busy);
-        return Ok(());
-    };
-    admitted(shared, &hello, &who, opened, peer).await
-}
-
-/// Through the door; `None`: it has got its answer already.
-async fn come_in(
-    shared: &Arc<Shared>,
-    socket: TcpStream,
-    peer: SocketAddr,
-) -> Result<Option<(Box<Hello>, Who, Opened)>, Error> {
-    let opened = tokio::select! {
-        opened = greeting::open(shared, socket) => opened,
+    let mut opened = tokio::select! {
+        opened = greeting::open(shared, socket) => opened?,
+        () = place.until_pushed_out() => return Err(too_slow()),
         () = shared.stopped() => return Err(Error::Stopping),
-    };
-    let mut opened = match opened {
-        Ok(opened) => opened,
-        Err(e) => {
-            // There is nobody to be told, but for what TLS says by itself.
-            note_refused(shared, peer, &e);
-            return Ok(None);
-        }
     };
     let greeted = tokio::select! {
         greeted = greeting::greet(shared, &mut opened, peer) => greeted,
+        () = place.until_pushed_out() => return Err(too_slow()),
         () = shared.stopped() => Err(Error::Stopping),
     };
     match greeted {
-        Ok(Wish::Replicate(hello, who)) => Ok(Some((hello, who, opened))),
+        Ok(Wish::Replicate(hello, who)) => {
+            admitted(shared, (&hello, &who), opened, (peer, place)).await
+        }
         Ok(Wish::Acquainted) => {
             farewell(&mut opened.writer, None).await;
             linger(opened.reader).await;
-            Ok(None)
+            Ok(())
         }
-        Err(e) => {
-            turn_away(shared, peer, e, opened.writer, opened.reader).await?;
-            Ok(None)
-        }
+        // Who does not read the last words does not keep the place from others.
+        Err(e) => tokio::select! {
+            away = turn_away(shared, peer, e, opened.writer, opened.reader) => away,
+            () = place.until_pushed_out() => Ok(()),
+        },
     }
 }
 
 fn note_refused(shared: &Shared, peer: SocketAddr, error: &Error) {
-    if let Some(unlogged) = shared.crowd.refused(peer, &error.to_string()) {
+    // Who goes was not refused.
+    let has_gone = matches!(
+        error,
+        Error::Wire {
+            source: crate::wire::Error::Closed | crate::wire::Error::Cut
+        }
+    );
+    let text = (!has_gone).then(|| error.to_string());
+    if let Some(unlogged) = shared.crowd.ended(peer, text) {
         warn!(%peer, %error, unlogged, "connection ended");
     }
 }
@@ -164,7 +146,7 @@ async fn turn_away(
     mut writer: Writer,
     reader: Reader,
 ) -> Result<(), Error> {
-    let is_noted = matches!(error, Error::Refused { .. } | Error::Wire { .. });
+    let is_noted = error.is_of_the_peer();
     if is_noted {
         note_refused(shared, peer, &error);
     }
@@ -189,13 +171,30 @@ pub(super) async fn blocking<T: Send + 'static>(
     done.unwrap_or(Err(Error::Stopping))
 }
 
+/// Leave to wait until another session of the stream has ended; none is needed where there is none.
+fn turn(
+    shared: &Shared,
+    stream: &Stream,
+    who: &Who,
+) -> Result<Option<OwnedSemaphorePermit>, Error> {
+    let Some(peer) = who.peer().filter(|_| stream.current.try_lock().is_err()) else {
+        return Ok(None);
+    };
+    let turn = shared.turns_of(&peer.id).try_acquire_owned();
+    turn.map(Some).map_err(|_| {
+        Error::refuse(
+            RefuseCode::Busy,
+            format!("{TURN_COUNT_MAX} connections of source {} wait for earlier ones to end, which is the limit", peer.name),
+        )
+    })
+}
+
 /// Finds the stream, takes over from an older connection, and runs the session.
 async fn admitted(
     shared: &Arc<Shared>,
-    hello: &Hello,
-    who: &Who,
+    (hello, who): (&Hello, &Who),
     opened: Opened,
-    peer: SocketAddr,
+    (peer, place): (SocketAddr, Place),
 ) -> Result<(), Error> {
     let Opened {
         reader,
@@ -207,10 +206,20 @@ async fn admitted(
         let (shared, hello, who) = (Arc::clone(shared), hello.clone(), who.clone());
         blocking(move || welcome::admit(&shared, &hello, &who)).await
     };
-    let stream = match admission {
-        Ok(stream) => stream,
-        Err(e) => return turn_away(shared, peer, e, writer, reader).await,
+    let turn = match &admission {
+        Ok(stream) => turn(shared, stream, who),
+        Err(_) => Ok(None),
     };
+    let (stream, turn) = match admission.and_then(|stream| Ok((stream, turn?))) {
+        Ok(admitted) => admitted,
+        Err(e) => {
+            return tokio::select! {
+                away = turn_away(shared, peer, e, writer, reader) => away,
+                () = place.until_pushed_out() => Ok(()),
+            };
+        }
+    };
+    drop(place);
     let (ending, mut ended) = watch::channel(Ending::No);
     // Dropped at the very end of this function: then the next connection may begin.
     let (_alive, alive) = watch::channel(());
@@ -228,6 +237,7 @@ async fn admitted(
             ended: alive,
         });
     }
+    drop(turn);
     if shared.is_stopping() {
         ending.send_replace(Ending::Stopping);
     } else if let Who::Peer(_, key) = who
@@ -287,7 +297,9 @@ async fn agree(
     who: &Who,
 ) -> Result<Agreed, Error> {
     let (stream, asked) = (Arc::clone(&parts.stream), hello.clone());
-    let mut position = blocking(move || welcome::position(&stream, &asked)).await?;
+    let ending = parts.ending.subscribe();
+    let position = blocking(move || welcome::position(&stream, &asked, &ending));
+    let mut position = position.await?;
     position.next_key = who.peer().and_then(|_| shared.next_key());
     let message = Message::Welcome(position.clone());
     let sent = timeout(HANDSHAKE_MAX, write_message(&mut parts.writer, &message)).await;

@@ -10,8 +10,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::applier::{Limits, Terms, Usage};
@@ -21,7 +22,7 @@ use crate::sys;
 use crate::types::SetName;
 use crate::wire::Acceptor;
 
-use super::crowd::{Crowd, Seats};
+use super::crowd::Crowd;
 use super::error::{Error, state as failed};
 use super::grants::{Grant, PeerTerms};
 use super::intake::Ending;
@@ -35,9 +36,14 @@ use super::snapshot::{Doors, StreamSnapshot, TargetSnapshot};
 use super::stream::{Places, Stream, open_journal};
 use super::welcome;
 
-/// Connections at one time. Those in the door are far fewer (`crowd.rs`), and those behind it are one for each
-/// replica: this bounds what both together cannot reach.
-const CONNECTION_COUNT_MAX: usize = 4096;
+/// Connections at one time, those in the handshake included.
+const CONNECTION_COUNT_MAX: usize = 256;
+/// Connections of one peer that wait for earlier ones to end. Without a limit a source that connects again
+/// and again, and never reads, would have all of the above.
+pub(super) const TURN_COUNT_MAX: usize = 16;
+/// A connection beyond the limit waits so long for another to end: who was pushed out of the door is gone in
+/// no time.
+const ROOM_PATIENCE: Duration = Duration::from_millis(200);
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// Pause after the system could not accept a connection.
@@ -55,8 +61,8 @@ pub(super) struct Shared {
     keys: Mutex<OwnKeys>,
     /// Connections that have not said yet who they are.
     pub(super) crowd: Arc<Crowd>,
-    /// Those that have.
-    pub(super) seats: Arc<Seats>,
+    /// For each peer, by its number: its connections that wait for earlier ones to end. Guards the list.
+    turns: Mutex<BTreeMap<String, Arc<Semaphore>>>,
     /// Guards the streams; new ones are made under it, with I/O.
     pub(super) streams: Mutex<BTreeMap<u32, Arc<Stream>>>,
     /// Guards the appliers' threads.
@@ -117,6 +123,13 @@ impl Shared {
                 current.end(&stream, Ending::Revoked).await;
             }
         }
+    }
+
+    /// What a peer's connections take that wait for earlier ones to end.
+    pub(super) fn turns_of(&self, id: &str) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock();
+        let fresh = || Arc::new(Semaphore::new(TURN_COUNT_MAX));
+        Arc::clone(turns.entry(id.to_owned()).or_insert_with(fresh))
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -196,7 +209,7 @@ impl Target {
             peers,
             keys: Mutex::new(Rank::Leaf, keys),
             crowd: Arc::default(),
-            seats: Arc::default(),
+            turns: Mutex::new(Rank::Leaf, BTreeMap::new()),
             streams: Mutex::new(Rank::Daemon, BTreeMap::new()),
             threads: Mutex::new(Rank::Leaf, Vec::new()),
             stopping: watch::Sender::new(false),
@@ -486,11 +499,19 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             () = shared.stopped() => break,
         };
         match accepted {
-            Ok((_, peer)) if connections.len() >= CONNECTION_COUNT_MAX => {
-                warn!(%peer, "too many connections, one more is dropped");
-            }
             Ok((socket, peer)) => {
-                connections.spawn(session::serve(Arc::clone(&shared), socket, peer));
+                let is_full = connections.len() >= CONNECTION_COUNT_MAX;
+                if is_full
+                    && timeout(ROOM_PATIENCE, connections.join_next())
+                        .await
+                        .is_err()
+                {
+                    warn!(%peer, "too many connections, one more is dropped");
+                    continue;
+                }
+                // Here, and not where it is served, which may come in another order.
+                let place = shared.crowd.enter(peer);
+                connections.spawn(session::serve(Arc::clone(&shared), socket, peer, place));
             }
             Err(error) => {
                 warn!(%error, "connection not accepted");

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::sys;
@@ -15,6 +16,7 @@ use crate::wire::{Hello, PROTOCOL, RefuseCode, Start, Welcome};
 use super::error::{Error, state as failed};
 use super::grants;
 use super::greeting::Who;
+use super::intake::Ending;
 use super::position::{Gate, Way};
 use super::registry::{self, StreamRecord};
 use super::replay;
@@ -209,11 +211,23 @@ pub(super) fn open(shared: &Shared, stream: Stream) -> Result<Arc<Stream>, Error
     Ok(stream)
 }
 
+/// Whether the session is to end that a thread waits for.
+type Watch = watch::Receiver<Ending>;
+
+/// Nobody waits for the answer any more: the thread is needed for others.
+fn check_awaited(ending: &Watch) -> Result<(), Error> {
+    match *ending.borrow() {
+        Ending::No | Ending::Drain => Ok(()),
+        Ending::Fenced | Ending::Revoked | Ending::Stopping => Err(Error::Stopping),
+    }
+}
+
 /// Waits until the stream's applier is open. Blocks.
-fn await_open(stream: &Stream, patience: Duration) -> Result<(), Error> {
+fn await_open(stream: &Stream, patience: Duration, ending: &Watch) -> Result<(), Error> {
     let until = sys::monotonic_ns() + u64::try_from(patience.as_nanos()).unwrap_or(0);
     let mut board = stream.board();
     while !board.opened && !board.ended && sys::monotonic_ns() < until {
+        check_awaited(ending)?;
         stream.wait_until(&mut board, until);
     }
     if board.opened {
@@ -228,11 +242,12 @@ fn await_open(stream: &Stream, patience: Duration) -> Result<(), Error> {
 
 /// Waits until everything received is applied, where the source is in another history, which may go on
 /// from where the replica then stands. Blocks.
-fn await_rest(stream: &Stream, forks: &[History]) -> Result<(), Error> {
+fn await_rest(stream: &Stream, forks: &[History], ending: &Watch) -> Result<(), Error> {
     let patience = u64::try_from(REST_PATIENCE.as_nanos()).unwrap_or(0);
     let until = sys::monotonic_ns() + patience;
     let mut board = stream.board();
     while board.standing().is_awaited(forks) {
+        check_awaited(ending)?;
         if board.ended || sys::monotonic_ns() >= until {
             let text = board.apply_error.clone().unwrap_or_else(|| {
                 "the target still applies what came before the source's loss of power".into()
@@ -264,10 +279,10 @@ fn remap_asked(hello: &Hello, replica: &Path) -> Result<Option<Remap>, Error> {
 
 /// The stream's position, once everything that came is settled; none when links are to be made in
 /// another way than they were: then only a full mirror makes all of them right. Blocks.
-pub(super) fn position(stream: &Stream, hello: &Hello) -> Result<Welcome, Error> {
-    await_open(stream, replay::OPEN_PATIENCE)?;
+pub(super) fn position(stream: &Stream, hello: &Hello, ending: &Watch) -> Result<Welcome, Error> {
+    await_open(stream, replay::OPEN_PATIENCE, ending)?;
     stream.settle_received()?;
-    await_rest(stream, &hello.forks)?;
+    await_rest(stream, &hello.forks, ending)?;
     let record = stream.record();
     let replica = stream.places.root.join(&record.path);
     let remap = remap_asked(hello, &replica)?;

@@ -112,6 +112,8 @@ pub async fn announce_key(paired: &PairedTarget, key: &Key, next: &Key) -> Resul
     let message = Message::Rekey(Rekey {
         protocol: PROTOCOL,
         next: next.fingerprint(),
+        public: next.public().to_vec(),
+        proof: next.vouch(&key.fingerprint()),
     });
     ask(&target, &connector, &message).await?;
     Ok(())

@@ -21,7 +21,7 @@ pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Most bytes of listing entries in one frame of a listing's group.
 pub const LISTING_BYTES_MAX: usize = 256 << 10;
 
-/// Bytes of all frames of one listing, which is kept in memory until its last: some five million entries.
+/// Memory of one listing, which is kept until its last frame: some five million entries.
 pub const LISTING_GROUP_BYTES_MAX: u64 = 512 << 20;
 
 /// Raw bytes of frames in one wire batch; one frame may exceed it alone.

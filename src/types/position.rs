@@ -18,10 +18,10 @@ impl Seq {
     /// Nobody gets there by counting; up to here there is always a next one.
     pub const MAX: Seq = Seq(u64::MAX / 2);
 
-    /// The number after this one.
+    /// The number after this one; the last number there is has none but itself.
     #[must_use]
     pub fn next(self) -> Seq {
-        Seq(self.0 + 1)
+        Seq(self.0.saturating_add(1))
     }
 }
 

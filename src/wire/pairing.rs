@@ -26,6 +26,12 @@ pub struct Rekey {
     pub protocol: u16,
     /// The fingerprint of its next key; of the one in use to have all others forgotten.
     pub next: Fingerprint,
+    /// The next key (SubjectPublicKeyInfo), where it is another than the one in use.
+    #[serde(default, with = "serde_bytes")]
+    pub public: Vec<u8>,
+    /// Signed by it: that it follows the one in use.
+    #[serde(default, with = "serde_bytes")]
+    pub proof: Vec<u8>,
 }
 
 /// The target knows the source.

@@ -107,6 +107,8 @@ fn every_message() -> Vec<Message> {
         Message::Rekey(Rekey {
             protocol: PROTOCOL,
             next: Fingerprint([255; 32]),
+            public: vec![7; 44],
+            proof: vec![9; 64],
         }),
     ]
 }
