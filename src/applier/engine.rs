@@ -57,7 +57,7 @@ pub(super) struct Parts {
     dir: Option<FileId>,
     entries: Vec<Entry>,
     last: Seq,
-    /// That they take here. The bytes of their frames would not do: an entry can be a tenth of its size there.
+    /// That they take here, or their frames, which is more: an entry can be a tenth of its size there.
     bytes: u64,
 }
 
@@ -276,7 +276,8 @@ impl<R: Replica> Applier<R> {
             return Err(Error::NotAListing { seq, op });
         };
         let parts = self.parts.get_or_insert_default();
-        let bytes = parts.bytes.saturating_add(kept_bytes(entries));
+        let kept = kept_bytes(entries).max(frame.bytes().len() as u64);
+        let bytes = parts.bytes.saturating_add(kept);
         if bytes > limits::LISTING_GROUP_BYTES_MAX {
             return Err(Error::ListingTooLong { seq });
         }
