@@ -292,6 +292,8 @@ impl Peers {
             source,
         })?;
         let peer = self.change(|listed| {
+            let known = listed.peers.iter().find(|peer| peer.keys.contains(&key));
+            let known = known.cloned();
             let found = listed.invitations.iter_mut().find(|i| i.hash == hash);
             let invitation = found.ok_or_else(|| {
                 bad_token(
@@ -300,10 +302,10 @@ impl Peers {
                         .to_owned(),
                 )
             })?;
-            match &invitation.used {
-                // The answer was lost: it is given again.
-                Some(used) if used.key == key => {}
-                Some(used) => {
+            match (&invitation.used, &known) {
+                // The answer was lost: it is given again, and nothing else. Who was revoked since has no second use.
+                (Some(used), Some(peer)) if used.key == key => return Ok(peer.clone()),
+                (Some(used), _) => {
                     return Err(bad_token(format!(
                         "this token was used {} by {} (key {}): one lets in one source, once; make another with \
                          `doppelfs target invite`, and if that was not you, `doppelfs peers revoke {}`",
@@ -313,16 +315,16 @@ impl Peers {
                         used.name
                     )));
                 }
-                None if now >= invitation.expires_at => {
+                (None, _) if now >= invitation.expires_at => {
                     return Err(bad_token(format!(
                         "this token has expired {}; make another with `doppelfs target invite`",
                         ago(invitation.expires_at, now)
                     )));
                 }
-                None => {}
+                (None, _) => {}
             }
             let (grant, terms) = (invitation.grant.clone(), invitation.terms);
-            if grant.path.is_none() && !listed.peers.iter().any(|peer| peer.keys.contains(&key)) && *meets_unowned {
+            if grant.path.is_none() && known.is_none() && *meets_unowned {
                 return Err(Error::refuse(
                     RefuseCode::Taken,
                     format!(

@@ -179,6 +179,30 @@ fn a_token_lets_in_one_source_once() {
 }
 
 #[test]
+fn a_token_gives_nothing_back_that_was_taken_since() {
+    let Some(site) = Site::new("taken-back") else {
+        return;
+    };
+    let guest = Guest::new(&site, "a");
+    let wide = PeerTerms {
+        quota_files: Some(1000),
+        ..PeerTerms::default()
+    };
+    let token = target(&site).invite(any(), wide, HOUR).unwrap();
+    guest.pair(&site, &token, "web1").unwrap();
+    let limit = |terms: &mut PeerTerms| terms.quota_files = Some(10);
+    target(&site).set_terms("web1", limit).unwrap();
+    guest.pair(&site, &token, "web1").unwrap();
+    let peers = target(&site).doors().peers;
+    assert_eq!(peers[0].terms.quota_files, Some(10));
+    // Nor does it let in again who was revoked.
+    target(&site).revoke("web1").unwrap();
+    let refused = guest.pair(&site, &token, "web1").unwrap_err();
+    assert_eq!(code_of(&refused), RefuseCode::Token);
+    assert!(target(&site).doors().peers.is_empty());
+}
+
+#[test]
 fn a_token_that_has_expired_is_refused() {
     let Some(site) = Site::new("expired") else {
         return;
