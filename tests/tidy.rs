@@ -517,7 +517,8 @@ fn modules_of_test_binaries_are_all_compiled() {
                 .to_string_lossy()
                 .trim_end_matches(".rs")
                 .to_owned();
-            if name != "main" && !main.contains(&format!("mod {name};")) {
+            let is_module = !["main", "README.md", "checks"].contains(&name.as_str());
+            if is_module && !main.contains(&format!("mod {name};")) {
                 wrong.push(format!(
                     "{binary}/{name} is not in main.rs: its tests never run"
                 ));

@@ -285,6 +285,8 @@ const QUOTAS: &[Attack] = &[
     limited!("quota_and_the_queue", |s| {
         // What is held waits on the target's disk; that is not for nothing either.
         let id = s.file("a")?;
+        s.put(&truncate(Id(60, 1), 0));
+        s.held("not known")?;
         let state = s.stage.state();
         let before = disk_bytes(s, &state);
         s.line
