@@ -57,6 +57,7 @@ mod link_support;
 mod live;
 mod passthrough;
 mod receiver_door;
+mod receiver_keys;
 mod receiver_pairing;
 mod remap;
 #[path = "../support/scratch.rs"]

@@ -7,25 +7,24 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use doppelfs::keys::{Pairings, Secret, Token};
-use doppelfs::receiver::{Error, Grant, KeyChange, PeerTerms, Target};
+use doppelfs::receiver::{Error, Grant, PeerTerms, Target};
 use doppelfs::sender::{self, Link, Sender, SenderState};
 use doppelfs::types::SetName;
 use doppelfs::wire::{self, RefuseCode, TargetAddr};
-use tokio::io::AsyncReadExt;
 
 use super::link_support::{Site, Source};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A source host: its keys, and the journal of one set.
-struct Guest {
-    pairings: Pairings,
-    source: Arc<Source>,
+pub(super) struct Guest {
+    pub(super) pairings: Pairings,
+    pub(super) source: Arc<Source>,
     instance: u128,
 }
 
 impl Guest {
-    fn new(site: &Site, name: &str) -> Guest {
+    pub(super) fn new(site: &Site, name: &str) -> Guest {
         let dir = site.scratch.dir(&format!("guest-{name}"));
         Guest {
             pairings: Pairings::of(&dir.join("keys")),
@@ -38,13 +37,18 @@ impl Guest {
         site.address().to_string().parse().unwrap()
     }
 
-    fn pair(&self, site: &Site, token: &Token, name: &str) -> Result<Vec<String>, sender::Error> {
+    pub(super) fn pair(
+        &self,
+        site: &Site,
+        token: &Token,
+        name: &str,
+    ) -> Result<Vec<String>, sender::Error> {
         let target = Guest::target(site);
         let pairing = sender::pair(&target, token, name, &self.pairings);
         site.runtime.block_on(pairing).map(|(_, grants)| grants)
     }
 
-    fn connect(&self, site: &Site, set: &str, path: Option<&str>) -> Sender {
+    pub(super) fn connect(&self, site: &Site, set: &str, path: Option<&str>) -> Sender {
         let mut options = self.source.options(site.address(), &site.runtime);
         options.insecure_loopback = false;
         options.pairings = self.pairings.clone();
@@ -54,14 +58,14 @@ impl Guest {
         Sender::start(options).unwrap()
     }
 
-    fn caught_up(&self, site: &Site, sender: &Sender) -> SenderState {
+    pub(super) fn caught_up(&self, site: &Site, sender: &Sender) -> SenderState {
         site.await_state(sender, "caught up", |s| {
             s.is_caught_up(self.source.journal.end())
         })
     }
 }
 
-fn any() -> Grant {
+pub(super) fn any() -> Grant {
     Grant::default()
 }
 
@@ -72,16 +76,16 @@ fn to(path: &str) -> Grant {
     }
 }
 
-fn target(site: &Site) -> &Target {
+pub(super) fn target(site: &Site) -> &Target {
     site.target.as_ref().unwrap()
 }
 
-fn invite(site: &Site, grant: Grant) -> Token {
+pub(super) fn invite(site: &Site, grant: Grant) -> Token {
     let terms = PeerTerms::default();
     target(site).invite(grant, terms, HOUR).unwrap()
 }
 
-fn code_of(error: &sender::Error) -> RefuseCode {
+pub(super) fn code_of(error: &sender::Error) -> RefuseCode {
     match error {
         sender::Error::Refused { code, .. } => *code,
         other => panic!("no refusal: {other}"),
@@ -487,124 +491,4 @@ fn who_proves_nothing_cannot_go_on_with_a_paired_sources_replica() {
         .unwrap();
     let named = guest.connect(&site, "data", Some("mine"));
     guest.caught_up(&site, &named);
-}
-
-#[test]
-fn a_source_changes_its_key_and_the_old_one_is_forgotten() {
-    let Some(site) = Site::new("rekey") else {
-        return;
-    };
-    let guest = Guest::new(&site, "a");
-    guest.pair(&site, &invite(&site, any()), "web1").unwrap();
-    guest.source.create("file");
-    let sender = guest.connect(&site, "data", None);
-    guest.caught_up(&site, &sender);
-    let paired = guest.pairings.list().unwrap().remove(0);
-    let old = guest.pairings.key().unwrap().unwrap();
-    let next = {
-        let _lock = guest.pairings.lock().unwrap();
-        guest.pairings.next_key().unwrap()
-    };
-    let tell = |key, next| {
-        let told = sender::announce_key(&paired, key, next);
-        site.runtime.block_on(told)
-    };
-    tell(&old, &next).unwrap();
-    assert_eq!(target(&site).doors().peers[0].keys.len(), 2);
-    {
-        let _lock = guest.pairings.lock().unwrap();
-        guest.pairings.switch_key().unwrap();
-    }
-    tell(&next, &next).unwrap();
-    let sessions = sender.state().sessions;
-    site.await_state(&sender, "a session by the new key", |s| {
-        s.link == Link::Connected && s.sessions > sessions
-    });
-    assert_eq!(target(&site).doors().peers[0].keys, [next.fingerprint()]);
-    let refused = tell(&old, &next).unwrap_err();
-    assert_eq!(code_of(&refused), RefuseCode::Unpaired);
-    // Nor can a source take the key of another.
-    let other = Guest::new(&site, "b");
-    other.pair(&site, &invite(&site, any()), "web2").unwrap();
-    let own = other.pairings.key().unwrap().unwrap();
-    let refused = tell(&own, &next).unwrap_err();
-    assert_eq!(code_of(&refused), RefuseCode::Forbidden);
-    guest.source.create("more");
-    guest.caught_up(&site, &sender);
-}
-
-#[test]
-fn a_target_changes_its_key_when_all_sources_know_the_next() {
-    let Some(mut site) = Site::new("rotate") else {
-        return;
-    };
-    let guest = Guest::new(&site, "a");
-    guest.pair(&site, &invite(&site, any()), "web1").unwrap();
-    guest.source.create("file");
-    let sender = guest.connect(&site, "data", None);
-    guest.caught_up(&site, &sender);
-    assert!(matches!(
-        target(&site).rotate_key(true, false),
-        Err(Error::NoNextKey)
-    ));
-    let old = target(&site).doors().key;
-    let (next, untold) = match target(&site).rotate_key(false, false).unwrap() {
-        KeyChange::Announced { next, untold } => (next, untold),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(untold, ["web1"]);
-    assert!(matches!(
-        target(&site).rotate_key(true, false),
-        Err(Error::Untold { .. })
-    ));
-    // It is told at its next connection, and keeps it.
-    site.restart();
-    guest.source.create("more");
-    guest.caught_up(&site, &sender);
-    let told = || target(&site).doors().peers[0].told == Some(next);
-    site.await_state(&sender, "told", |_| told());
-    assert_eq!(guest.pairings.list().unwrap()[0].keys, [old, next]);
-    target(&site).rotate_key(true, false).unwrap();
-    assert_eq!(target(&site).doors().key, next);
-    sender.require_mirror();
-    let sessions = sender.state().sessions;
-    site.await_state(&sender, "a session with the new key", |s| {
-        s.link == Link::Connected && s.sessions > sessions
-    });
-    guest.caught_up(&site, &sender);
-    assert_eq!(guest.pairings.list().unwrap()[0].keys, [next]);
-    // And so it is after a restart.
-    site.restart();
-    guest.source.create("last");
-    guest.caught_up(&site, &sender);
-}
-
-#[test]
-fn connections_that_say_nothing_keep_nobody_out() {
-    let Some(site) = Site::new("half-open") else {
-        return;
-    };
-    let guest = Guest::new(&site, "a");
-    guest.pair(&site, &invite(&site, any()), "web1").unwrap();
-    guest.source.create("file");
-    let address = site.address();
-    let idle: Vec<_> = site.runtime.block_on(async {
-        let mut idle = Vec::new();
-        for _ in 0..200 {
-            idle.push(tokio::net::TcpStream::connect(address).await.unwrap());
-        }
-        idle
-    });
-    let sender = guest.connect(&site, "data", None);
-    guest.caught_up(&site, &sender);
-    // Those that had to make room are closed, before their time is over.
-    site.runtime.block_on(async {
-        let mut closed = 0;
-        for mut socket in idle.into_iter().take(100) {
-            let mut byte = [0];
-            let read = tokio::time::timeout(Duration::from_secs(20), socket.read(&mut byte));
-            closed += usize::from(!matches!(read.await, Ok(Ok(1..)) | Err(_)));
-        }
-        assert_eq!(closed, 100);
-    });
 }
