@@ -52,7 +52,12 @@ pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()>
     inherit_restrictions(&mut options, &tree)?;
     let claim = claim::take(&options)?;
     config::claim_state(&options.state_dir, &owner_of(&options))?;
-    config::claim_queue(&options.queue_dir)?;
+    config::claim_queue(&options.queue_dir).with_context(|| {
+        format!(
+            "{} cannot be the queue directory; give another with --queue-dir",
+            options.queue_dir.display()
+        )
+    })?;
     let stand_in = StandIn::of(&options);
     let how = Start::Mount {
         bypassed: is_bypassed,
