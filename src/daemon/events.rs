@@ -5,9 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::capture::{Capture, Observer};
-use crate::mirror::{Event, Mirror, Pace};
+use crate::mirror::{Event, Mirror, MirrorState, Pace};
 use crate::sender::{Link, Sender, SenderEvents};
 use crate::sync::{Mutex, Rank};
+use crate::sys;
 use crate::types::{FileId, Seq};
 
 /// What went wrong with the queue, for `status`.
@@ -58,12 +59,30 @@ impl Observer for Watcher {
 pub(super) struct Wants {
     pub(super) inbox: mpsc::Sender<Event>,
     pub(super) capture: Arc<Capture>,
+    pub(super) mirrored: Arc<MirrorState>,
+}
+
+/// Files that a file system may hold which does not count them (btrfs).
+const FILES_UNCOUNTED: u64 = 64 << 20;
+
+impl Wants {
+    /// Files in use on the file system below.
+    fn files(&self) -> u64 {
+        match sys::statvfs(self.capture.tree().root()) {
+            Ok(found) if found.f_files > 0 => found.f_files.saturating_sub(found.f_ffree),
+            Ok(_) | Err(_) => FILES_UNCOUNTED,
+        }
+    }
 }
 
 impl SenderEvents for Wants {
-    fn wanted(&self, connection: u32, ids: Vec<FileId>) {
-        // The thread has ended: so has the mount.
-        let _ = self.inbox.send(Event::Wanted { connection, ids });
+    fn wanted(&self, connection: u32, ids: Vec<FileId>) -> bool {
+        let is_fine = self.mirrored.ask(ids.len() as u64, || self.files());
+        if is_fine {
+            // The thread has ended: so has the mount.
+            let _ = self.inbox.send(Event::Wanted { connection, ids });
+        }
+        is_fine
     }
 
     fn wants_reset(&self, connection: u32) {

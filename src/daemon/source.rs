@@ -336,6 +336,7 @@ fn connect(
     let wants = Arc::new(Wants {
         inbox: to_mirror.clone(),
         capture: source.capture.clone(),
+        mirrored: source.mirrored.clone(),
     });
     for (target, &id) in source.options.targets.iter().zip(numbers) {
         let sender = Sender::start(SenderOptions {

@@ -58,6 +58,35 @@ pub struct MirrorState {
     pub gone: AtomicU64,
     /// Tries that failed and are repeated.
     pub failed: AtomicU64,
+    /// Inodes asked for and not answered yet.
+    asked: AtomicU64,
+}
+
+/// So many may be asked for at a time without another look: 32 MiB.
+const ASKED_ALWAYS: u64 = 1 << 20;
+
+impl MirrorState {
+    /// Takes note of so many inodes that a target asks for, before the thread is told. False, and nothing is
+    /// noted: they would be more than [`ASKED_ALWAYS`] and than `files`, which is all there are. A target in
+    /// order asks for a file once.
+    pub fn ask(&self, count: u64, files: impl FnOnce() -> u64) -> bool {
+        let asked = self.asked.fetch_add(count, Ordering::Relaxed) + count;
+        let is_fine = asked <= ASKED_ALWAYS || asked <= files().saturating_add(ASKED_ALWAYS);
+        if !is_fine {
+            self.answered(count);
+        }
+        is_fine
+    }
+
+    /// They are not waited for any more.
+    fn answered(&self, count: u64) {
+        self.asked.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Inodes asked for and not answered yet.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
 }
 
 /// The mirror thread of a set.
@@ -194,7 +223,9 @@ impl Work {
             .queues
             .iter_mut()
             .find(|(_, queue)| !queue.is_empty())?;
-        queue.pop_front().map(|id| (connection, id))
+        let wanted = queue.pop_front().map(|id| (connection, id));
+        self.state.answered(u64::from(wanted.is_some()));
+        wanted
     }
 
     /// Takes all events there are; waits for one when there is nothing to do.
@@ -230,7 +261,7 @@ impl Work {
                 self.queues.entry(connection).or_default().extend(ids);
             }
             Event::Reset { connection } => {
-                self.queues.remove(&connection);
+                self.forget(connection);
             }
             Event::Done { mirror } => {
                 if self.capture.is_checking() {
@@ -251,6 +282,12 @@ impl Work {
         Next::Go
     }
 
+    /// What a connection wants is dropped: it asks again.
+    fn forget(&mut self, connection: u32) {
+        let wanted = self.queues.remove(&connection).unwrap_or_default();
+        self.state.answered(wanted.len() as u64);
+    }
+
     fn end(&self, mirror: u64) {
         tracing::info!(mirror, "mirror is complete");
         if let Err(error) = self.capture.append_job(Op::MirrorEnd { mirror }) {
@@ -261,7 +298,7 @@ impl Work {
     /// Images one inode; false when that failed and is to be tried again later.
     fn answer(&mut self, connection: u32, id: FileId) -> bool {
         if !self.pace.wait_for_room(connection) {
-            self.queues.remove(&connection);
+            self.forget(connection);
             return true;
         }
         let pace = self.pace.clone();
@@ -283,8 +320,10 @@ impl Work {
                 tracing::warn!(error = reason, %id, "an image failed; trying again");
                 // A journal's failure passes with its disk's; a file's comes round again.
                 if !matches!(error, ImageError::Journal(_)) {
+                    self.state.asked.fetch_add(1, Ordering::Relaxed);
                     self.queues.entry(connection).or_default().push_back(id);
                 } else {
+                    self.state.asked.fetch_add(1, Ordering::Relaxed);
                     self.queues.entry(connection).or_default().push_front(id);
                 }
                 false

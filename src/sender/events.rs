@@ -14,8 +14,9 @@ use super::beginning::Line;
 /// All but [`SenderEvents::begin_full_mirror`] are called from a task of the runtime and must not
 /// block: put it into a queue and return.
 pub trait SenderEvents: Send + Sync {
-    /// The target of connection `connection` needs images of these files, in this order.
-    fn wanted(&self, connection: u32, ids: Vec<FileId>);
+    /// The target of connection `connection` needs images of these files, in this order. False: it asks for
+    /// more than there can be, and its session is to end.
+    fn wanted(&self, connection: u32, ids: Vec<FileId>) -> bool;
     /// The session is lost: forget what this connection wanted; the target asks again.
     fn wants_reset(&self, connection: u32);
     /// Appends the beginning of a full mirror to the journal and returns its position. Called from

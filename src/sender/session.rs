@@ -128,8 +128,13 @@ fn take(shared: &Shared, message: Message) -> Result<(), Error> {
             Ok(())
         }
         Message::Want(want) => {
-            options.events.wanted(options.id, want.ids);
-            Ok(())
+            if options.events.wanted(options.id, want.ids) {
+                return Ok(());
+            }
+            Err(Error::Protocol {
+                endpoint: endpoint(),
+                what: "asks for more files than there are".to_owned(),
+            })
         }
         Message::Done(done) => {
             options.events.mirror_done(options.id, done.mirror);

@@ -55,6 +55,7 @@ mod link_flow;
 mod link_holds;
 mod link_support;
 mod live;
+mod mirror_asks;
 mod passthrough;
 mod receiver_door;
 mod receiver_keys;

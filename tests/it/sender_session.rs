@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use doppelfs::sender::{Link, Sender, SenderState, WINDOW_BYTES};
-use doppelfs::types::{History, Seq};
+use doppelfs::types::{FileId, History, Seq};
 use doppelfs::wire::{
     Ack, DataState, Message, MessageReader, PROTOCOL, Phase, Refuse, RefuseCode, Start,
-    TargetState, Unpacker, Welcome, write_message, write_preface,
+    TargetState, Unpacker, Want, Welcome, write_message, write_preface,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -270,6 +270,23 @@ fn what_listens_there_and_is_no_target_is_named() {
         let _ = socket.shutdown().await;
     });
     stage.await_state(&sender, |s| says(s, "version 7"));
+}
+
+#[test]
+fn asking_for_more_files_than_there_are_ends_the_session() {
+    let stage = Stage::new("greedy");
+    let source = stage.source();
+    let sender = stage.connect(&source);
+    stage.runtime.block_on(async {
+        let mut actor = stage.greet().await;
+        actor.welcome(Some(1), 0).await;
+        actor.batch().await;
+        let ids = (0..4000).map(|ino| FileId::new(ino, 1)).collect();
+        actor.say(Message::Want(Want { ids })).await;
+        let ended = actor.reader.next(Phase::FromSource).await;
+        assert!(ended.is_err());
+    });
+    stage.await_state(&sender, |s| says(s, "asks for more files"));
 }
 
 #[test]
