@@ -36,8 +36,9 @@ use super::snapshot::{Doors, StreamSnapshot, TargetSnapshot};
 use super::stream::{Places, Stream, open_journal};
 use super::welcome;
 
-/// Connections at one time, those in the handshake included.
-const CONNECTION_COUNT_MAX: usize = 256;
+/// Connections at one time. In the door there are far fewer (`crowd.rs`), and behind it one for each replica, and
+/// those that take turns: a source has some dozens of them, so that it takes many to fill this.
+const CONNECTION_COUNT_MAX: usize = 4096;
 /// Connections of one peer that wait for earlier ones to end. Without a limit a source that connects again
 /// and again, and never reads, would have all of the above.
 pub(super) const TURN_COUNT_MAX: usize = 16;
