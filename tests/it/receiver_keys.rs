@@ -16,11 +16,7 @@ fn a_source_changes_its_key_and_the_old_one_is_forgotten() {
     let Some(site) = Site::new("rekey") else {
         return;
     };
-    let guest = Guest::new(&site, "a");
-    guest.pair(&site, &invite(&site, any()), "web1").unwrap();
-    guest.source.create("file");
-    let sender = guest.connect(&site, "data", None);
-    guest.caught_up(&site, &sender);
+    let (guest, sender) = Guest::replicating(&site);
     let paired = guest.pairings.list().unwrap().remove(0);
     let old = guest.pairings.key().unwrap().unwrap();
     let next = {
@@ -60,11 +56,7 @@ fn a_target_changes_its_key_when_all_sources_know_the_next() {
     let Some(mut site) = Site::new("rotate") else {
         return;
     };
-    let guest = Guest::new(&site, "a");
-    guest.pair(&site, &invite(&site, any()), "web1").unwrap();
-    guest.source.create("file");
-    let sender = guest.connect(&site, "data", None);
-    guest.caught_up(&site, &sender);
+    let (guest, sender) = Guest::replicating(&site);
     assert!(matches!(
         target(&site).rotate_key(true, false),
         Err(Error::NoNextKey)

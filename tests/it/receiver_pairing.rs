@@ -58,6 +58,16 @@ impl Guest {
         Sender::start(options).unwrap()
     }
 
+    /// One that was invited as "web1", and whose set "data" has one file on the target.
+    pub(super) fn replicating(site: &Site) -> (Guest, Sender) {
+        let guest = Guest::new(site, "a");
+        guest.pair(site, &invite(site, any()), "web1").unwrap();
+        guest.source.create("file");
+        let sender = guest.connect(site, "data", None);
+        guest.caught_up(site, &sender);
+        (guest, sender)
+    }
+
     pub(super) fn caught_up(&self, site: &Site, sender: &Sender) -> SenderState {
         site.await_state(sender, "caught up", |s| {
             s.is_caught_up(self.source.journal.end())
@@ -150,11 +160,7 @@ fn a_connection_that_comes_back_resumes_its_session() {
     let Some(site) = Site::new("resumes") else {
         return;
     };
-    let guest = Guest::new(&site, "a");
-    guest.pair(&site, &invite(&site, any()), "web1").unwrap();
-    guest.source.create("file");
-    let sender = guest.connect(&site, "data", None);
-    guest.caught_up(&site, &sender);
+    let (_guest, sender) = Guest::replicating(&site);
     sender.require_mirror();
     site.await_state(&sender, "resumed", |s| {
         s.sessions > 1
@@ -281,11 +287,7 @@ fn a_revoked_source_is_cut_off_and_stays_out() {
     let Some(site) = Site::new("revoked") else {
         return;
     };
-    let guest = Guest::new(&site, "a");
-    guest.pair(&site, &invite(&site, any()), "web1").unwrap();
-    guest.source.create("file");
-    let sender = guest.connect(&site, "data", None);
-    guest.caught_up(&site, &sender);
+    let (guest, sender) = Guest::replicating(&site);
     assert!(matches!(
         target(&site).revoke("web2"),
         Err(Error::NoPeer { .. })
@@ -386,11 +388,7 @@ fn a_copy_of_a_machine_is_refused_while_the_first_is_connected() {
     let Some(site) = Site::new("copied") else {
         return;
     };
-    let first = Guest::new(&site, "a");
-    first.pair(&site, &invite(&site, any()), "web1").unwrap();
-    first.source.create("file");
-    let mut sender = first.connect(&site, "data", None);
-    first.caught_up(&site, &sender);
+    let (first, mut sender) = Guest::replicating(&site);
     let copy = Guest {
         pairings: first.pairings.clone(),
         instance: 78,
@@ -467,11 +465,7 @@ fn who_proves_nothing_cannot_go_on_with_a_paired_sources_replica() {
     let Some(site) = Site::new("local") else {
         return;
     };
-    let guest = Guest::new(&site, "a");
-    guest.pair(&site, &invite(&site, any()), "web1").unwrap();
-    guest.source.create("file");
-    let mut sender = guest.connect(&site, "data", None);
-    guest.caught_up(&site, &sender);
+    let (guest, mut sender) = Guest::replicating(&site);
     sender.stop();
     // Plain TCP from this host, under the same name and with the same state.
     let mut options = guest.source.options(site.address(), &site.runtime);
