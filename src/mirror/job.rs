@@ -67,7 +67,7 @@ const ASKED_ALWAYS: u64 = 1 << 20;
 
 impl MirrorState {
     /// Takes note of so many inodes that a target asks for, before the thread is told. False, and nothing is
-    /// noted: they would be more than [`ASKED_ALWAYS`] and than `files`, which is all there are. A target in
+    /// noted: they would be more than a million and than `files`, which is all there are. A target in
     /// order asks for a file once.
     pub fn ask(&self, count: u64, files: impl FnOnce() -> u64) -> bool {
         let asked = self.asked.fetch_add(count, Ordering::Relaxed) + count;
