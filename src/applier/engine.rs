@@ -421,6 +421,8 @@ impl<R: Replica> Applier<R> {
                 root,
             } => self.mirror_begin(*mirror, *scope, *root),
             Op::MirrorEnd { mirror } => self.mirror_end(*mirror)?,
+            // Whoever stops there, or tells of it, looks at the stream.
+            Op::Mark { .. } => {}
             Op::Image { .. }
             | Op::ImageBegin { .. }
             | Op::ImageData { .. }

@@ -104,6 +104,7 @@ fn check_op(op: &Op, payload: &[u8]) -> Verdict {
         | Op::Gap { .. }
         | Op::MirrorBegin { .. }
         | Op::MirrorEnd { .. }
+        | Op::Mark { .. }
         | Op::ImageBegin { .. } => Ok(()),
     }
 }

@@ -19,7 +19,7 @@ use crate::sys::{self, Credentials, FileStat, Identity, NO_GROUP};
 use crate::types::{Body, Caller, FileId, Name, Op, RequestId, Seq, Time};
 
 use super::gap::{Gap, open_gap_file};
-use super::order::{DirRename, Locked, Order};
+use super::order::{DirRename, Locked, Order, Stillness};
 
 /// One request of the kernel, as far as capture needs it.
 #[derive(Debug, Clone, Copy)]
@@ -319,6 +319,12 @@ impl Capture {
         if let (Some(activity), Some(underway)) = (&self.options.activity, &locked.underway) {
             activity.note_new(id, underway);
         }
+    }
+
+    /// Waits until no change is under way; none begins while what is returned lives. For moments only:
+    /// programs wait for it.
+    pub fn hold_still(&self) -> Stillness<'_> {
+        self.order.lock_all()
     }
 
     /// Takes the locks without looking for doubts: for images, which settle them.

@@ -40,5 +40,5 @@ pub use content::{Extent, Written};
 pub use core::{Call, Capture, Observer, Options, SetId, Uncovered};
 pub use image::{ImageError, ImageOutcome};
 pub use namespace::{Created, NewNode, OpenMode};
-pub use order::Locked;
+pub use order::{Locked, Stillness};
 pub use takeover::TakenOver;

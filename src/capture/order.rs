@@ -55,7 +55,23 @@ pub(super) enum DirRename {
     No,
 }
 
+/// Proof that every lock is held: nothing is under way, and nothing begins.
+#[derive(Debug)]
+pub struct Stillness<'a> {
+    _dir_rename: Guard<'a>,
+    _stripes: Vec<Guard<'a>>,
+}
+
 impl Order {
+    /// Takes every lock there is, in the order in which all take them.
+    pub(super) fn lock_all(&self) -> Stillness<'_> {
+        let guard = |lock| Guard { _inner: lock };
+        Stillness {
+            _dir_rename: guard(self.dir_rename.lock()),
+            _stripes: self.stripes.iter().map(|s| guard(s.lock())).collect(),
+        }
+    }
+
     pub(super) fn new() -> Order {
         Order {
             dir_rename: Mutex::new(Rank::DirRename, ()),

@@ -130,18 +130,41 @@ pub(super) enum Verb {
     Peers(PeersVerb),
     /// Full-screen monitor (not built yet)
     Top(Unbuilt),
-    /// Connect a set to its targets (not built yet)
-    Connect(Unbuilt),
-    /// Disconnect a set from its targets (not built yet)
-    Disconnect(Unbuilt),
-    /// Start or stop replication of a set (not built yet)
-    Replication(Unbuilt),
-    /// Hold back what is captured (not built yet)
-    Pause(Unbuilt),
-    /// Send what was held back (not built yet)
-    Resume(Unbuilt),
-    /// Name a consistent point in the stream (not built yet)
-    Mark(Unbuilt),
+    /// Connect a set to its targets again
+    Connect {
+        /// The set; may be left out where there is one
+        set: Option<String>,
+    },
+    /// Disconnect a set from its targets; the queue keeps what is captured
+    Disconnect {
+        /// The set; may be left out where there is one
+        set: Option<String>,
+        /// Keep nothing for the targets: connecting again needs a mirror
+        #[arg(long)]
+        forget: bool,
+    },
+    /// Stop the replication of a set, so that nothing is queued, or start it again, with a mirror
+    #[command(subcommand)]
+    Replication(ReplicationVerb),
+    /// Bring the replicas to one consistent point and keep them there, for a backup; the queue keeps what comes
+    Pause(PauseArgs),
+    /// End a pause: only what was captured meanwhile is sent
+    Resume {
+        /// The sets; may be left out where there is one
+        sets: Vec<String>,
+        /// All sets of this host
+        #[arg(long, conflicts_with = "sets")]
+        all: bool,
+    },
+    /// Name a consistent point in the stream; `status` shows where it has arrived
+    Mark {
+        /// The set, which may be left out where there is one, and the mark
+        #[arg(value_names = ["SET", "NAME"], num_args = 1..=2, required = true)]
+        words: Vec<String>,
+        /// All sets of this host, at one point
+        #[arg(long)]
+        all: bool,
+    },
     /// Compare a replica with its source, exactly, in use (not built yet)
     Verify(Unbuilt),
     /// Files on a replica that the source does not have (not built yet)
@@ -351,6 +374,62 @@ pub(super) struct MountArgs {
     pub(super) ready_on_stdin: bool,
 }
 
+/// Arguments of `pause`.
+#[derive(Debug, Args)]
+pub(super) struct PauseArgs {
+    /// The sets; may be left out where there is one
+    pub(super) sets: Vec<String>,
+    /// All sets of this host, at one point: programs wait a moment for it
+    #[arg(long, conflicts_with = "sets")]
+    pub(super) all: bool,
+    /// Name of the point; made of date and time by default
+    #[arg(long, value_name = "NAME")]
+    pub(super) mark: Option<String>,
+    /// Exit with 1 when the replicas are not there after this many seconds; they still stop when they are
+    #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
+    pub(super) timeout: f64,
+    /// Do not wait until the replicas are there
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Arguments of `target pause`.
+#[derive(Debug, Args)]
+pub(super) struct TargetPauseArgs {
+    /// Only this replica: its path below the root, or the whole path
+    pub(super) path: Option<String>,
+    /// At once, also in the middle of a mirror
+    #[arg(long)]
+    pub(super) now: bool,
+    /// Exit with 1 when they do not stand after this many seconds; they still stop when they can
+    #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
+    pub(super) timeout: f64,
+    /// Do not wait until they stand
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// Which target, where this host serves several
+    #[arg(long)]
+    pub(super) port: Option<u16>,
+}
+
+/// What can be done about replication as a whole.
+#[derive(Debug, Subcommand)]
+pub(super) enum ReplicationVerb {
+    /// Begin again, with a mirror
+    Start {
+        /// The set; may be left out where there is one
+        set: Option<String>,
+    },
+    /// Keep nothing of what is captured, and send nothing
+    Stop {
+        /// The set; may be left out where there is one
+        set: Option<String>,
+    },
+}
+
 /// What a target can do.
 #[derive(Debug, Subcommand)]
 pub(super) enum TargetVerb {
@@ -388,10 +467,16 @@ pub(super) enum TargetVerb {
         #[arg(long)]
         port: Option<u16>,
     },
-    /// Store but do not apply (not built yet)
-    Pause(Unbuilt),
-    /// Apply again (not built yet)
-    Resume(Unbuilt),
+    /// Keep what comes and apply nothing of it, from the next consistent point on
+    Pause(TargetPauseArgs),
+    /// Apply again what came meanwhile
+    Resume {
+        /// Only this replica: its path below the root, or the whole path
+        path: Option<String>,
+        /// Which target, where this host serves several
+        #[arg(long)]
+        port: Option<u16>,
+    },
 }
 
 /// What can be seen of a queue.

@@ -20,6 +20,7 @@ mod args;
 mod compare;
 mod log;
 mod mount;
+mod pauses;
 mod peers;
 mod queue;
 mod render;

@@ -23,7 +23,7 @@ const TOKEN_TEXT_BYTES_MAX: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The target of this host that was named, or the only one.
-fn choose_target(run_dir: &Path, port: Option<u16>) -> anyhow::Result<Service> {
+pub(super) fn choose_target(run_dir: &Path, port: Option<u16>) -> anyhow::Result<Service> {
     if let Some(port) = port {
         return Ok(Service::Target(port));
     }

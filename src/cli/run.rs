@@ -8,9 +8,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command};
+use super::args::{Cli, MirrorVerb, QueueVerb, ReplicationVerb, TargetVerb, Verb, command};
 use super::compare::Depth;
-use super::{compare, mount, peers, queue, restart, show, stats, target, umount, wait};
+use super::{compare, mount, pauses, peers, queue, restart, show, stats, target, umount, wait};
 use crate::config::MountOptions;
 use crate::config::TargetOptions;
 use crate::control::{self, Client, MirrorKind, Reply, Request, Service};
@@ -202,6 +202,46 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             let service = choose_set(&run_dir, set.as_deref())?;
             wait::caught_up(&run_dir, &service, timeout.map(seconds).transpose()?)
         }
+        Verb::Pause(args) => pauses::pause(&args, &run_dir),
+        Verb::Resume { sets, all } => {
+            pauses::each(&run_dir, &sets, all, &Request::Resume, "goes on")
+        }
+        Verb::Mark { words, all } => pauses::mark(&run_dir, &words, all),
+        Verb::Connect { set } => {
+            let sets = Vec::from_iter(set);
+            pauses::each(&run_dir, &sets, false, &Request::Connect, "connects")
+        }
+        Verb::Disconnect { set, forget } => {
+            let done = match forget {
+                true => "disconnected; nothing is kept for its targets, which need a mirror",
+                false => "disconnected; the queue keeps what comes",
+            };
+            let sets = Vec::from_iter(set);
+            pauses::each(
+                &run_dir,
+                &sets,
+                false,
+                &Request::Disconnect { forget },
+                done,
+            )
+        }
+        Verb::Replication(ReplicationVerb::Start { set }) => {
+            let sets = Vec::from_iter(set);
+            let request = Request::StartReplication;
+            pauses::each(
+                &run_dir,
+                &sets,
+                false,
+                &request,
+                "replicates, with a mirror first",
+            )
+        }
+        Verb::Replication(ReplicationVerb::Stop { set }) => {
+            let sets = Vec::from_iter(set);
+            let request = Request::StopReplication;
+            let done = "stopped; nothing is queued, and its targets need a mirror";
+            pauses::each(&run_dir, &sets, false, &request, done)
+        }
         Verb::Pair(args) => peers::pair(&args),
         Verb::Peers(verb) => peers::peers(&verb, &run_dir),
         Verb::Mirror(verb) => run_mirror(verb, &run_dir),
@@ -233,12 +273,6 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
 fn planned(verb: &Verb) -> anyhow::Error {
     let (name, instead) = match verb {
         Verb::Top(_) => ("top", "use `doppelfs stats --follow`"),
-        Verb::Connect(_) => ("connect", "give --target at the mount"),
-        Verb::Disconnect(_) => ("disconnect", "mount without --target"),
-        Verb::Replication(_) => ("replication", "mount with or without --target"),
-        Verb::Pause(_) => ("pause", "stop the target, the queue keeps what is captured"),
-        Verb::Resume(_) => ("resume", "start the target again"),
-        Verb::Mark(_) => ("mark", "use `doppelfs wait --caught-up` at a quiet moment"),
         Verb::Verify(_) => ("verify", "use `doppelfs compare` while nobody writes"),
         Verb::Orphans(_) => ("orphans", "a full mirror removes them"),
         Verb::Restore(_) => ("restore", "copy the replica with rsync -aHAX"),
@@ -252,6 +286,12 @@ fn planned(verb: &Verb) -> anyhow::Error {
         ),
         Verb::Mount(_)
         | Verb::Pair(_)
+        | Verb::Connect { .. }
+        | Verb::Disconnect { .. }
+        | Verb::Replication(_)
+        | Verb::Pause(_)
+        | Verb::Resume { .. }
+        | Verb::Mark { .. }
         | Verb::Peers(_)
         | Verb::Umount { .. }
         | Verb::Target(_)
@@ -268,7 +308,6 @@ fn planned(verb: &Verb) -> anyhow::Error {
 }
 
 fn run_target(verb: TargetVerb, run_dir: &Path, entrances: &Entrances) -> anyhow::Result<Outcome> {
-    let later = "stop and start `doppelfs target serve`, the sources go on where they were";
     match verb {
         TargetVerb::Serve {
             listen,
@@ -293,8 +332,8 @@ fn run_target(verb: TargetVerb, run_dir: &Path, entrances: &Entrances) -> anyhow
             force,
             port,
         } => peers::rotate_target(run_dir, port, finish, force),
-        TargetVerb::Pause(_) => Err(not_built("target pause", later)),
-        TargetVerb::Resume(_) => Err(not_built("target resume", later)),
+        TargetVerb::Pause(args) => pauses::pause_target(&args, run_dir),
+        TargetVerb::Resume { path, port } => pauses::resume_target(run_dir, path, port),
     }
 }
 
@@ -346,7 +385,7 @@ pub(super) fn seconds(number: f64) -> anyhow::Result<std::time::Duration> {
 }
 
 /// The set that was named, or the only one.
-fn choose_set(run_dir: &Path, name: Option<&str>) -> anyhow::Result<Service> {
+pub(super) fn choose_set(run_dir: &Path, name: Option<&str>) -> anyhow::Result<Service> {
     if let Some(name) = name {
         return Ok(Service::Set(SetName::new(name)?));
     }

@@ -14,12 +14,17 @@ use crate::sys;
 
 /// Time left of a timeout.
 #[derive(Debug, Clone, Copy)]
-struct Deadline(Option<u64>);
+pub(super) struct Deadline(Option<u64>);
 
 impl Deadline {
-    fn after(timeout: Option<Duration>) -> Deadline {
+    pub(super) fn after(timeout: Option<Duration>) -> Deadline {
         let nanos = |t: Duration| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
         Deadline(timeout.map(|t| sys::monotonic_ns().saturating_add(nanos(t))))
+    }
+
+    /// Has the time passed?
+    pub(super) fn is_over(self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
     }
 
     fn left(self) -> Option<Duration> {
@@ -128,7 +133,7 @@ fn await_requests(mount: &Path) {
 
 /// Has the kernel write back what shared mappings changed; false when the time is over first. The
 /// thread of a flush that hangs is left behind and ends with this process.
-fn flush(mount: &Path, deadline: Deadline) -> anyhow::Result<bool> {
+pub(super) fn flush(mount: &Path, deadline: Deadline) -> anyhow::Result<bool> {
     let (done, result) = mpsc::channel();
     let path = mount.to_owned();
     sync::spawn("dfs-flush", move || {

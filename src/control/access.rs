@@ -37,6 +37,16 @@ impl Request {
             | Request::Invite { .. }
             | Request::RevokePeer { .. }
             | Request::SetPeer { .. }
+            | Request::Hold { .. }
+            | Request::Mark { .. }
+            | Request::Pause { .. }
+            | Request::Resume
+            | Request::Disconnect { .. }
+            | Request::Connect
+            | Request::StopReplication
+            | Request::StartReplication
+            | Request::PauseReplicas { .. }
+            | Request::ResumeReplicas { .. }
             | Request::RotateKey { .. } => Access::Act,
         }
     }

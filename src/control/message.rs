@@ -8,6 +8,7 @@ use super::queue_line::QueueLine;
 use super::status::{SetStatus, TargetStatus};
 use super::{Refusal, RefusalCode};
 use crate::stats::Snapshot;
+use crate::types::MarkName;
 
 /// Version of the API. A change that an older side would misunderstand raises it; new requests and
 /// new fields do not.
@@ -95,6 +96,51 @@ pub enum Request {
         /// What is changed.
         terms: TermsChange,
     },
+    /// Let no operation begin for so long, so that the marks of several sets are one point. Answered when none
+    /// is under way any more; `mark` and `pause` with what is answered end it.
+    Hold {
+        /// The longest that programs may wait.
+        milliseconds: u64,
+    },
+    /// Give this point of the stream a name.
+    Mark {
+        /// The name.
+        name: MarkName,
+        /// What [`Reply::Held`] said, for a mark that is to stand where everything was held.
+        hold: Option<u64>,
+    },
+    /// Send everything up to a new mark to all targets, and then nothing.
+    Pause {
+        /// The mark's name.
+        name: MarkName,
+        /// As for `mark`.
+        hold: Option<u64>,
+    },
+    /// End a pause: what was captured meanwhile is sent.
+    Resume,
+    /// End the connections, and make none.
+    Disconnect {
+        /// Keep nothing for the targets any more.
+        forget: bool,
+    },
+    /// Make the connections again.
+    Connect,
+    /// Keep nothing of what is captured, and send nothing.
+    StopReplication,
+    /// Begin again, with a mirror.
+    StartReplication,
+    /// Apply nothing more to a replica, or to all (targets).
+    PauseReplicas {
+        /// The mirror path; all without one.
+        path: Option<String>,
+        /// Do not wait until the replica is what its source was at one moment.
+        now: bool,
+    },
+    /// Apply again (targets).
+    ResumeReplicas {
+        /// The mirror path; all without one.
+        path: Option<String>,
+    },
     /// Change the target's own key: announce the next one, or go over to it.
     RotateKey {
         /// Go over to the one that was announced.
@@ -105,7 +151,7 @@ pub enum Request {
 }
 
 /// The names of all requests, for the message about an unknown one.
-pub const REQUEST_NAMES: [&str; 14] = [
+pub const REQUEST_NAMES: [&str; 24] = [
     "status",
     "wait",
     "queue-tail",
@@ -120,6 +166,16 @@ pub const REQUEST_NAMES: [&str; 14] = [
     "revoke-peer",
     "set-peer",
     "rotate-key",
+    "hold",
+    "mark",
+    "pause",
+    "resume",
+    "disconnect",
+    "connect",
+    "stop-replication",
+    "start-replication",
+    "pause-replicas",
+    "resume-replicas",
 ];
 
 /// One of a stream of answers.
@@ -179,6 +235,21 @@ pub enum Reply {
         /// Sources that do not know it yet.
         untold: Vec<String>,
     },
+    /// To `hold`: nothing is under way.
+    Held {
+        /// To be given with what is to happen now.
+        hold: u64,
+    },
+    /// To `mark` and `pause`.
+    Marked {
+        /// Where the mark stands.
+        seq: u64,
+    },
+    /// To `pause-replicas` and `resume-replicas`.
+    Replicas {
+        /// Their paths below the target's root.
+        paths: Vec<String>,
+    },
     /// Done, nothing to tell.
     Done,
 }
@@ -205,6 +276,9 @@ impl Reply {
             | Reply::Peers(_)
             | Reply::Peer(_)
             | Reply::KeyRotated { .. }
+            | Reply::Held { .. }
+            | Reply::Marked { .. }
+            | Reply::Replicas { .. }
             | Reply::Done) => other,
         }
     }

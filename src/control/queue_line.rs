@@ -94,6 +94,7 @@ fn extent(op: &Op, payload: u64) -> (u64, Option<u64>) {
         | Op::Gap { .. }
         | Op::MirrorBegin { .. }
         | Op::MirrorEnd { .. }
+        | Op::Mark { .. }
         | Op::Listing { .. }
         | Op::Image { .. }
         | Op::ImageBegin { .. }

@@ -112,6 +112,19 @@ pub enum DataState {
     RestoreRequired,
 }
 
+impl DataState {
+    /// The word that `status` shows.
+    pub fn word(self) -> &'static str {
+        match self {
+            DataState::Ok => "ok",
+            DataState::Mirroring => "mirroring",
+            DataState::Recovering => "recovering",
+            DataState::MirrorRequired => "mirror-required",
+            DataState::RestoreRequired => "restore-required",
+        }
+    }
+}
+
 /// What the target does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -171,6 +184,28 @@ pub struct MirrorStatus {
     pub remaining_bytes: Option<u64>,
 }
 
+/// A point of a stream with a name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MarkStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub seq: u64,
+    /// When it was set: seconds since 1970.
+    pub time: u64,
+}
+
+/// A connection that is paused.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PauseStatus {
+    /// Up to where it sends.
+    pub mark: MarkStatus,
+    /// The replica stands there, durably, and is what the source was then.
+    pub reached: bool,
+}
+
 /// A connection of a set.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -225,6 +260,8 @@ pub struct ConnectionStatus {
     pub insecure: bool,
     /// How the connection is protected: `plain`, or protocol and cipher; none while there is none.
     pub protection: Option<String>,
+    /// The pause, while there is one.
+    pub pause: Option<PauseStatus>,
     /// What is wrong, and what to do.
     pub error: Option<String>,
 }
@@ -249,6 +286,8 @@ pub struct SetStatus {
     pub history: String,
     /// The last record.
     pub captured_seq: u64,
+    /// The last mark set.
+    pub mark: Option<MarkStatus>,
     /// What the kernel holds of the mount.
     pub kernel: KernelStatus,
     /// What waits.
@@ -310,6 +349,8 @@ pub struct StreamStatus {
     pub data_state: DataState,
     /// Is what was received beyond `applied_seq` held until a mirror is there in whole?
     pub staged: bool,
+    /// The last mark that was applied.
+    pub mark: Option<MarkStatus>,
     /// What the target does.
     pub target_state: TargetState,
     /// Its numbers.

@@ -8,11 +8,13 @@ use crate::control::{
 };
 use crate::journal;
 use crate::mirror::Mirror;
+use crate::sender::Wish;
 use crate::sys;
 use crate::types::Seq;
 use crate::wire::TargetState;
 
 use super::believe::time_of;
+use super::pauses;
 use super::source::Source;
 
 /// Answers for one set.
@@ -59,7 +61,28 @@ impl Handler for Answers {
                     RefusalCode::State,
                     "a set ends with its mount: use `doppelfs umount`",
                 )),
-                Request::Invite { .. }
+                Request::Hold { milliseconds } => {
+                    blocking(move || pauses::hold(&source, milliseconds)).await
+                }
+                Request::Mark { name, hold } => {
+                    blocking(move || pauses::mark(&source, name, hold)).await
+                }
+                Request::Pause { name, hold } => {
+                    blocking(move || pauses::pause(&source, name, hold)).await
+                }
+                Request::Resume => blocking(move || pauses::resume(&source)).await,
+                Request::Disconnect { forget } => {
+                    blocking(move || pauses::end(&source, &Wish::Disconnect { forget })).await
+                }
+                Request::Connect | Request::StartReplication => {
+                    blocking(move || pauses::start(&source)).await
+                }
+                Request::StopReplication => {
+                    blocking(move || pauses::end(&source, &Wish::Stop)).await
+                }
+                Request::PauseReplicas { .. }
+                | Request::ResumeReplicas { .. }
+                | Request::Invite { .. }
                 | Request::Peers
                 | Request::RevokePeer { .. }
                 | Request::SetPeer { .. }
@@ -85,6 +108,10 @@ fn queue_show(source: &Source) -> Reply {
 }
 
 fn start_mirror(source: &Source) -> Result<Reply, Refusal> {
+    let senders = source.senders.lock().clone();
+    if let Some(text) = pauses::why_still(&senders, source.options.set.as_str()) {
+        return Err(Refusal::new(RefusalCode::State, text));
+    }
     match Mirror::begin_full(&source.capture) {
         Ok((mirror, _)) => {
             // Behind a record that cannot be applied the mirror would wait for ever: those
@@ -114,6 +141,9 @@ fn missing(source: &Source, seq: Seq) -> Option<String> {
     let senders = source.senders.lock();
     if senders.is_empty() {
         return Some("the set has no target".to_owned());
+    }
+    if let Some(text) = pauses::why_still(&senders, source.options.set.as_str()) {
+        return Some(text);
     }
     let behind = senders
         .iter()

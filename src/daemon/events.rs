@@ -107,7 +107,7 @@ impl SenderEvents for Wants {
 }
 
 /// The senders of a set; filled once, emptied at the end.
-pub(super) type Senders = Arc<Mutex<Vec<Sender>>>;
+pub(super) type Senders = Arc<Mutex<Vec<Arc<Sender>>>>;
 
 /// Keeps images from running ahead of the target.
 pub(super) struct Room {

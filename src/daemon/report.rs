@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use crate::control::status::{
-    ConnectionStatus, DataState, KernelStatus, MirrorState, MirrorStatus, QueueStatus, Replication,
-    ResyncStatus, RootStatus, SetState, SetStatus, TargetState, Transmit,
+    ConnectionStatus, DataState, KernelStatus, MarkStatus, MirrorState, MirrorStatus, PauseStatus,
+    QueueStatus, Replication, ResyncStatus, RootStatus, SetState, SetStatus, TargetState, Transmit,
 };
 use crate::control::{CursorLine, QueueReport, SegmentLine};
-use crate::sender::{Link, SenderState};
+use crate::sender::{Link, SenderState, Wish};
 use crate::stats::{ConnectionSnapshot, QueueSnapshot, Snapshot};
 use crate::sys;
 use crate::types::Seq;
@@ -140,6 +140,7 @@ impl Source {
             worker_restarts: self.restarts,
             history: self.covered.history.to_string(),
             captured_seq: self.journal.end().0,
+            mark: self.pauses.last_mark(),
             kernel: self.kernel(),
             queue: QueueStatus {
                 ops: queue.ops,
@@ -177,17 +178,27 @@ impl Source {
             wire::TargetState::Paused => TargetState::Paused,
             wire::TargetState::Retrying => TargetState::Retrying,
         };
-        let transmit = match state.link {
-            Link::Connected => Transmit::Started,
-            Link::Stopped => Transmit::Stopped,
-            Link::Connecting if state.error.is_some() => Transmit::Error,
-            Link::Connecting => Transmit::Stopped,
+        let transmit = match (&state.wish, state.link) {
+            (Wish::Disconnect { .. } | Wish::Stop, _) => Transmit::Stopped,
+            (_, Link::Connecting) if state.error.is_some() => Transmit::Error,
+            (Wish::Pause(_), _) => Transmit::Paused,
+            (Wish::Run, Link::Connected) => Transmit::Started,
+            (Wish::Run, Link::Stopped | Link::Connecting) => Transmit::Stopped,
         };
         let replication = match (connected, state.marks.applied < state.end) {
+            _ if state.wish == Wish::Stop => Replication::Stopped,
             (false, _) => Replication::Pending,
             (true, true) => Replication::Replicating,
             (true, false) => Replication::Ready,
         };
+        let pause = state.pause().map(|(point, reached)| PauseStatus {
+            mark: MarkStatus {
+                name: point.mark.to_string(),
+                seq: point.seq.0,
+                time: u64::try_from(point.since.secs).unwrap_or(0),
+            },
+            reached,
+        });
         ConnectionStatus {
             id: state.id,
             target: state.target.endpoint(),
@@ -219,6 +230,7 @@ impl Source {
             staged: state.is_staged,
             insecure: self.options.insecure_loopback,
             protection: state.protection.clone(),
+            pause,
             error: state.error.clone(),
         }
     }

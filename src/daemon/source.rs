@@ -34,6 +34,7 @@ use super::believe::time_of;
 use super::claim::Claim;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
+use super::pauses::Pauses;
 use super::prepare::{Prepared, prepare};
 use super::settler::{self, Below, Settler, Why};
 use super::stand_in::{StandIn, Unusable};
@@ -54,6 +55,7 @@ pub(super) struct Source {
     pub(super) covered: Covered,
     pub(super) senders: Senders,
     pub(super) watcher: Arc<Watcher>,
+    pub(super) pauses: Pauses,
     pub(super) check: Arc<CheckProgress>,
     pub(super) mirrored: Arc<MirrorState>,
     pub(super) below: Arc<Below>,
@@ -187,6 +189,7 @@ pub(super) fn serve(
         covered,
         senders: senders.clone(),
         watcher,
+        pauses: Pauses::default(),
         check: Arc::new(CheckProgress::default()),
         mirrored: mirror.state(),
         below,
@@ -364,7 +367,7 @@ fn connect(
                 all.send_modify(|changes| *changes += 1);
             }
         });
-        source.senders.lock().push(sender);
+        source.senders.lock().push(Arc::new(sender));
     }
     Ok(())
 }
@@ -432,7 +435,7 @@ impl Running {
         }
         mirror.stop();
         let stopping = std::mem::take(&mut *senders.lock());
-        for mut sender in stopping {
+        for sender in stopping {
             sender.stop();
         }
         let whole = capture.try_close_gap();

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::confined::{confine_target, shown};
 use crate::config::{self, Role, StateOwner, TargetOptions};
 use crate::control::status::{
-    ConfinementStatus, DataState, StreamStatus, TargetState, TargetStatus,
+    ConfinementStatus, DataState, MarkStatus, StreamStatus, TargetState, TargetStatus,
 };
 use crate::control::{self, Answer, Handler, Items, Refusal, RefusalCode, Reply, Request};
 use crate::journal;
@@ -20,6 +20,7 @@ use crate::sys;
 use crate::wire;
 
 use super::acquaintance::{self, Invitation};
+use super::pauses;
 
 /// Serves a target until it is told to end.
 ///
@@ -173,7 +174,23 @@ impl Handler for Answers {
                     self.blocking(move |target| acquaintance::rotate(target, finish, force))
                         .await
                 }
-                Request::Wait { .. }
+                Request::PauseReplicas { path, now } => {
+                    self.blocking(move |target| pauses::pause_replicas(target, path, now))
+                        .await
+                }
+                Request::ResumeReplicas { path } => {
+                    self.blocking(move |target| pauses::resume_replicas(target, path))
+                        .await
+                }
+                Request::Hold { .. }
+                | Request::Mark { .. }
+                | Request::Pause { .. }
+                | Request::Resume
+                | Request::Disconnect { .. }
+                | Request::Connect
+                | Request::StopReplication
+                | Request::StartReplication
+                | Request::Wait { .. }
                 | Request::QueueTail { .. }
                 | Request::QueueShow
                 | Request::Stats
@@ -247,6 +264,11 @@ fn stream(snapshot: &StreamSnapshot) -> StreamStatus {
             wire::DataState::MirrorRequired => DataState::MirrorRequired,
         },
         staged: snapshot.is_staged,
+        mark: snapshot.mark.as_ref().map(|mark| MarkStatus {
+            name: mark.name.to_string(),
+            seq: mark.seq.0,
+            time: mark.time_ns / 1_000_000_000,
+        }),
         target_state: match snapshot.state {
             wire::TargetState::Ok => TargetState::Ok,
             wire::TargetState::NotLoaded => TargetState::NotLoaded,

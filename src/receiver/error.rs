@@ -136,6 +136,14 @@ pub enum Error {
         /// As given.
         name: String,
     },
+    /// No replica lies at that path.
+    #[error(
+        "there is no replica at {path:?} below this target's root; `doppelfs status` shows them"
+    )]
+    NoReplica {
+        /// As given.
+        path: String,
+    },
     /// There is no next key to go over to.
     #[error("no next key was announced; `doppelfs target rotate-key` does that first")]
     NoNextKey,
@@ -218,6 +226,7 @@ impl Error {
             | Error::Panicked
             | Error::Keys { .. }
             | Error::NoPeer { .. }
+            | Error::NoReplica { .. }
             | Error::NoNextKey
             | Error::Untold { .. }
             | Error::Applier { .. } => RefuseCode::Failed,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
-use crate::types::{Remap, SetName};
+use crate::types::{MarkName, Remap, Seq, SetName};
 use crate::wire::RefuseCode;
 
 use super::error::{Error, state as failed};
@@ -39,6 +39,35 @@ pub(super) struct StreamRecord {
     /// How absolute links into the set are made, for every record of the journal.
     #[serde(default)]
     pub(super) remap: Option<Remap>,
+    /// Nothing is to be applied.
+    #[serde(default)]
+    pub(super) pause: Option<Pause>,
+    /// The last mark that was applied.
+    #[serde(default)]
+    pub(super) mark: Option<Marked>,
+}
+
+/// How far a pause is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pause {
+    /// It begins as soon as the replica is what the source was at one moment.
+    WhenWhole,
+    /// It begins after the operation under way, whatever the replica is then.
+    Now,
+    /// The replica stands, durably. Nothing is applied until somebody ends it.
+    Held,
+}
+
+/// A mark that was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marked {
+    /// Its name.
+    pub name: MarkName,
+    /// Where it stands in the stream.
+    pub seq: Seq,
+    /// When the source set it, in nanoseconds since 1970.
+    pub time_ns: u64,
 }
 
 impl StreamRecord {
@@ -53,6 +82,8 @@ impl StreamRecord {
             history: None,
             settled: true,
             remap: None,
+            pause: None,
+            mark: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The applier thread: from records that are durable here to the replica.
 
 mod checkpoint;
+mod pausing;
 mod staging;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::codec::Frame;
 use crate::journal::Reader;
 use crate::sync;
 use crate::sys;
-use crate::types::{Seq, limits};
+use crate::types::{Kind, Seq, limits};
 use crate::wire::{DataState, MirrorProgress};
 
 use super::error::Error;
@@ -75,6 +76,8 @@ struct Replay {
     staging: Option<Staging>,
     /// The gap up to here is applied as it comes.
     unstaged: Seq,
+    /// Somebody paused it, and the replica stands where it may.
+    rests: bool,
 }
 
 /// Runs until the stream stops.
@@ -148,6 +151,7 @@ impl Replay {
             told_done: ToldDone::default(),
             staging: None,
             unstaged: Seq::ZERO,
+            rests: false,
         };
         replay.take_position(settled)?;
         Ok(replay)
@@ -245,6 +249,10 @@ impl Replay {
                     if self.is_too_much(&board) {
                         break Ask::Unstage;
                     }
+                    self.rests = self.may_rest(board.pause);
+                    if self.is_held_now(&board) {
+                        break Ask::Hold;
+                    }
                     if self.has_work(received) && self.apply_retry.is_due() {
                         break Ask::Apply(received, upto);
                     }
@@ -281,6 +289,7 @@ impl Replay {
                 }
             }
             Ask::Save => self.save(),
+            Ask::Hold => self.hold(),
             Ask::Unstage => {
                 info!(
                     stream = self.stream.number,
@@ -299,6 +308,9 @@ impl Replay {
     fn has_work(&self, received: Seq) -> bool {
         if let Some(staging) = &self.staging {
             return staging.scout.seq() < received;
+        }
+        if self.rests {
+            return false;
         }
         let reader = self.reader.as_ref();
         self.held.is_some() || reader.is_some_and(|reader| reader.seq() < received)
@@ -371,6 +383,9 @@ impl Replay {
         }
         self.unsaved.bytes += frame.bytes().len() as u64;
         self.unsaved.last_ns = now;
+        if frame.header().kind == Kind::Mark {
+            self.note_mark(&frame);
+        }
         Ok(Some(frame))
     }
 
@@ -538,6 +553,7 @@ enum Ask {
     OpenGate,
     Apply(Seq, Seq),
     Save,
+    Hold,
     Unstage,
 }
 

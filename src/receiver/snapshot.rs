@@ -11,6 +11,7 @@ use crate::wire::{DataState, MirrorProgress, TargetState};
 
 use super::crowd::Refusal;
 use super::peers::Peer;
+use super::registry::Marked;
 
 /// Who may come in, and who could not.
 #[derive(Debug, Clone)]
@@ -77,6 +78,8 @@ pub struct StreamSnapshot {
     pub mirror: Option<MirrorProgress>,
     /// It is collected before any of it is applied.
     pub is_staged: bool,
+    /// The last mark that was applied.
+    pub mark: Option<Marked>,
     /// Records and bytes in the stream's journal.
     pub queue_ops: u64,
     /// Bytes of them on disk.

@@ -15,7 +15,7 @@ use crate::wire::{Ack, DataState, MirrorProgress, TargetState};
 
 use super::error::{Error, state as failed};
 use super::position::{Gate, Standing};
-use super::registry::{self, StreamRecord};
+use super::registry::{self, Marked, Pause, StreamRecord};
 use super::session::Current;
 
 /// Where a stream keeps what is its own.
@@ -109,6 +109,10 @@ pub(super) struct Board {
     pub(super) stage_rests: bool,
     /// Bytes that the source of the last session can keep meanwhile; `None`: there was none yet.
     pub(super) staged_bytes_max: Option<u64>,
+    /// Nothing is to be applied.
+    pub(super) pause: Option<Pause>,
+    /// The last mark that was applied.
+    pub(super) mark: Option<Marked>,
     pub(super) stopping: bool,
     /// The applier's thread has ended.
     pub(super) ended: bool,
@@ -134,7 +138,11 @@ impl Board {
         } else if !self.opened {
             TargetState::NotLoaded
         } else {
-            TargetState::Ok
+            match self.pause {
+                None => TargetState::Ok,
+                Some(Pause::Held) => TargetState::Paused,
+                Some(Pause::Now | Pause::WhenWhole) => TargetState::PausePending,
+            }
         }
     }
 
@@ -161,12 +169,17 @@ impl Stream {
         record: StreamRecord,
         journal: Arc<Journal>,
     ) -> Stream {
+        let board = Board {
+            pause: record.pause,
+            mark: record.mark.clone(),
+            ..Board::default()
+        };
         Stream {
             number,
             places,
             journal,
             record: Mutex::new(Rank::Stream, record),
-            board: Mutex::new(Rank::Leaf, Board::default()),
+            board: Mutex::new(Rank::Leaf, board),
             changed: Condvar::new(),
             news: Notify::new(),
             current: tokio::sync::Mutex::new(None),
@@ -190,6 +203,26 @@ impl Stream {
             registry::save(&self.places.state, &fresh)?;
             *record = fresh;
         }
+        Ok(())
+    }
+
+    /// Changes whether anything is applied, durably.
+    pub(super) fn change_pause(
+        &self,
+        change: impl FnOnce(Option<Pause>) -> Option<Pause>,
+    ) -> Result<(), Error> {
+        // The file first: what is shown holds also after a crash. Under its lock, so that both agree.
+        let mut record = self.record.lock();
+        let pause = change(record.pause);
+        let fresh = StreamRecord {
+            pause,
+            ..record.clone()
+        };
+        if fresh != *record {
+            registry::save(&self.places.state, &fresh)?;
+            *record = fresh;
+        }
+        self.post(|board| board.pause = pause);
         Ok(())
     }
 

@@ -147,7 +147,7 @@ impl Shared {
 
 /// A target, serving.
 pub struct Target {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     address: SocketAddr,
     accepting: Option<tokio::task::JoinHandle<()>>,
     /// Held as long as the target lives.
@@ -425,7 +425,7 @@ fn show(stream: &Stream) -> StreamSnapshot {
     let peer = current.map(|c| c.peer);
     let protection = current.map(|c| c.protection.clone());
     let board = stream.board();
-    let ack = board.ack();
+    let (ack, mark) = (board.ack(), board.mark.clone());
     StreamSnapshot {
         number: stream.number,
         source: record.source,
@@ -445,6 +445,7 @@ fn show(stream: &Stream) -> StreamSnapshot {
         last_path: ack.last_path,
         mirror: ack.mirror,
         is_staged: ack.is_staged,
+        mark,
         queue_ops: usage.records,
         queue_disk_bytes: usage.disk_bytes,
     }

@@ -102,6 +102,15 @@ pub enum Error {
     /// [`super::Sender::require_mirror`] was called: the next session begins with a full mirror.
     #[error("a full mirror was asked for")]
     MirrorAsked,
+    /// An administrator wants no session.
+    #[error("disconnected by hand")]
+    Disconnected,
+    /// What would come next is no record of the history that the pause stands in: a mirror, or what follows a
+    /// loss of power.
+    #[error(
+        "the connection is paused, and the replica cannot stay as it is once it goes on: `doppelfs resume` lets it"
+    )]
+    PausedApart,
     /// [`super::Sender::stop`] was called.
     #[error("the connection is stopped")]
     Stopped,

@@ -86,6 +86,11 @@ impl SenderOptions {
         format!("conn-{}", self.id)
     }
 
+    /// The name of the journal's fact that holds what is wanted of this connection.
+    pub(super) fn wish_fact(&self) -> String {
+        format!("conn-{}-wish", self.id)
+    }
+
     /// The name of the journal's fact that holds the history that this target was last met in.
     pub(super) fn met_fact(&self) -> String {
         format!("conn-{}-met", self.id)

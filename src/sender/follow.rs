@@ -17,7 +17,8 @@ use super::connect::{Greeted, greet};
 use super::error::Error;
 use super::progress::Note;
 use super::session::{Outgoing, read_task, write_task};
-use super::shared::{SILENCE_MAX, Shared};
+use super::shared::{Handed, SILENCE_MAX, Shared};
+use super::wish::{PausePoint, Wish};
 
 /// Pauses between attempts.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -47,6 +48,14 @@ fn run_sessions(shared: &Arc<Shared>) {
     let mut batch_bytes = limits::BATCH_BYTES_MAX;
     let mut connector = None;
     loop {
+        if !shared.wish().is_kept() {
+            // A session that began meanwhile may have entered it again.
+            let options = &shared.options;
+            options.journal.unregister(&options.cursor());
+        }
+        if !shared.await_wish() {
+            break;
+        }
         let (began, before) = (sys::monotonic_ns(), shared.received());
         shared.arm();
         if shared.is_stopping() {
@@ -83,6 +92,7 @@ fn report(shared: &Shared, error: &Error) {
     let (set, id) = (&shared.options.set, shared.options.id);
     match error {
         Error::Stopped => info!(%set, id, "connection stopped"),
+        Error::Disconnected => info!(%set, id, "disconnected by hand"),
         other => warn!(%set, id, error = %other, "no session with the target"),
     }
 }
@@ -106,6 +116,8 @@ fn needs_jump(error: &Error) -> bool {
         | Error::Thread { .. }
         | Error::Panicked
         | Error::MirrorAsked
+        | Error::Disconnected
+        | Error::PausedApart
         | Error::Stopped => false,
     }
 }
@@ -131,8 +143,10 @@ pub(super) fn resume(shared: &Shared) {
         let mut known = histories.chain([options.history]);
         known.any(|history| fact == history.0.to_le_bytes())
     });
+    let is_kept = shared.wish().is_kept();
     let durable = match journal.cursor(&cursor) {
         Some(seq) => seq,
+        None if !is_kept => journal.end(),
         None => {
             let seq = Seq(journal.first().0.saturating_sub(1));
             if let Err(e) = journal.register(&cursor, seq) {
@@ -145,7 +159,7 @@ pub(super) fn resume(shared: &Shared) {
         Ok(reader) => reader.bytes(),
         Err(_) => journal.end_bytes(),
     };
-    shared.resume(durable, bytes, met);
+    shared.resume(durable, bytes, met, !is_kept);
 }
 
 /// One session, from the connection attempt to its end.
@@ -172,6 +186,9 @@ fn one_session(
         next_key,
     } = greeted;
     shared.wrote(wrote);
+    if let Wish::Pause(point) = shared.wish() {
+        stay_paused(shared, &point, &welcome, *jump_required)?;
+    }
     let start = Start {
         next_key,
         ..choose_start(shared, &welcome, *jump_required)?
@@ -237,6 +254,24 @@ fn choose_start(shared: &Shared, welcome: &Welcome, required: bool) -> Result<St
     Ok(start)
 }
 
+/// Can the session begin without changing what the replica is to stay?
+fn stay_paused(
+    shared: &Shared,
+    point: &PausePoint,
+    welcome: &Welcome,
+    required: bool,
+) -> Result<(), Error> {
+    let options = &shared.options;
+    let goes_on = match options.line().beginning(welcome, required) {
+        Beginning::GoesOn { start, .. } => start.fork.is_none() && start.after <= point.seq,
+        Beginning::Mirror(_) => false,
+    };
+    match goes_on && point.history == options.history {
+        true => Ok(()),
+        false => Err(Error::PausedApart),
+    }
+}
+
 fn remember_met(shared: &Shared) {
     let options = &shared.options;
     let fact = options.history.0.to_le_bytes();
@@ -299,14 +334,20 @@ fn follow(
     let mut packer = Packer::new();
     let mut filling = Filling::default();
     let mut carried = None;
+    let mut handed = reader.seq();
     loop {
         filling.clear();
+        let limit = shared.limit();
         loop {
             let next = match carried.take() {
                 Some(frame) => Some(frame),
                 None => reader.next().map_err(journal_failed)?,
             };
             let Some(frame) = next else { break };
+            if frame.header().seq > limit {
+                carried = Some(frame);
+                break;
+            }
             if !filling.add(&frame, reader.bytes(), batch_bytes) {
                 carried = Some(frame);
                 break;
@@ -316,15 +357,25 @@ fn follow(
             return Ok(());
         }
         let Some(last) = filling.notes.last() else {
-            journal.wait_beyond(reader.seq(), WAIT_MAX);
+            match carried.is_some() {
+                true => shared.await_limit_above(limit),
+                false => drop(journal.wait_beyond(reader.seq(), WAIT_MAX)),
+            }
             continue;
         };
         let seq = last.seq;
+        match shared.hand_over(&filling.notes) {
+            Handed::Yes => {}
+            Handed::Over => return Ok(()),
+            Handed::TooFar => {
+                reader = journal.reader(handed).map_err(journal_failed)?;
+                carried = None;
+                continue;
+            }
+        }
+        handed = seq;
         for kind in &filling.kinds {
             shared.sent_ops.note(*kind);
-        }
-        if !shared.hand_over(&filling.notes) {
-            return Ok(());
         }
         let outgoing = Outgoing {
             packed: packer.pack(&filling.raw),

@@ -13,7 +13,15 @@
 //! of a full mirror appended to the journal and the session *jumps* to it. The decision stands alone, in
 //! `beginning.rs`: the simulation of the tests takes the same one.
 //!
+//! # What an administrator wants
+//! A [`Wish`] is kept in the journal: to replicate, to stand still at a mark, to have no session, to keep
+//! nothing. A pause is the source's alone: it sends everything up to the mark and nothing behind it, so the
+//! replica comes to a stand there by itself, whatever the target is and however often either side is started
+//! again. The order is: freeze what goes out, append the mark, name it as the limit.
+//!
 //! # Invariants
+//! - While paused at a mark nothing behind it has been sent, ever; and no session begins that would change the
+//!   replica in another way (a full mirror, the fork of a history).
 //! - `durable <= applied <= received <= sent <= end`, checked on each answer.
 //! - The journal's cursor `conn-<id>` stands at the last record that the target holds durably (or,
 //!   between a jump and the target's first answer, before the mirror's beginning): nothing after it
@@ -35,6 +43,7 @@ mod progress;
 mod session;
 mod shared;
 mod state;
+mod wish;
 
 pub use beginning::{Beginning, Line, Why, is_mirror_due, is_possible, marks_after, marks_at};
 pub use error::Error;
@@ -43,3 +52,4 @@ pub use handle::Sender;
 pub use pairing::{announce_key, pair};
 pub use shared::{SILENCE_MAX, WINDOW_BYTES};
 pub use state::{Link, SenderState};
+pub use wish::{PausePoint, Wish};

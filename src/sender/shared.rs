@@ -16,6 +16,7 @@ use super::error::Error;
 use super::events::SenderOptions;
 use super::progress::{Note, Progress};
 use super::state::{Link, SenderState};
+use super::wish::Wish;
 
 /// Bytes of frames that may be on their way to the target's journal.
 pub const WINDOW_BYTES: u64 = 64 << 20;
@@ -78,13 +79,41 @@ struct Inner {
     mirror_asked: bool,
     end: Option<Error>,
     oldest: Option<Oldest>,
+    wish: Wish,
+    /// Nothing is handed over, until it is said up to where.
+    frozen: bool,
+}
+
+/// What became of records that were to be handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// They go out.
+    Yes,
+    /// None does: some lie behind the point of a pause.
+    TooFar,
+    /// None does: the session is over.
+    Over,
+}
+
+impl Inner {
+    /// The last record that may be sent.
+    fn limit(&self) -> Seq {
+        match &self.wish {
+            Wish::Pause(point) => point.seq,
+            Wish::Run | Wish::Disconnect { .. } | Wish::Stop => Seq(u64::MAX),
+        }
+    }
 }
 
 impl Shared {
     pub(super) fn new(options: SenderOptions) -> Shared {
+        let inner = Inner {
+            wish: Wish::load(&options.journal, &options.wish_fact()),
+            ..Inner::default()
+        };
         Shared {
             options,
-            inner: Mutex::new(Rank::Leaf, Inner::default()),
+            inner: Mutex::new(Rank::Leaf, inner),
             changed: Condvar::new(),
             version: watch::Sender::new(0),
             over: watch::Sender::new(true),
@@ -132,12 +161,62 @@ impl Shared {
         self.end_session(Error::MirrorAsked);
     }
 
+    /// What is wanted of the connection.
+    pub(super) fn wish(&self) -> Wish {
+        self.inner.lock().wish.clone()
+    }
+
+    /// From now on nothing more is handed to the link, until [`Shared::take_wish`].
+    pub(super) fn freeze(&self) {
+        self.inner.lock().frozen = true;
+    }
+
+    /// Acts on what is wanted from now on. Written down already.
+    pub(super) fn take_wish(&self, wish: Wish) {
+        let mut inner = self.inner.lock();
+        inner.frozen = false;
+        // What was not kept is missing there.
+        inner.mirror_asked |= !inner.wish.is_kept() && wish.is_kept();
+        let is_connected = wish.is_connected();
+        inner.wish = wish;
+        drop(inner);
+        self.changed.notify_all();
+        self.options.journal.wake();
+        if !is_connected {
+            self.end_session(Error::Disconnected);
+        }
+        self.publish();
+    }
+
+    /// Waits until a session is wanted; false when the sender stops.
+    pub(super) fn await_wish(&self) -> bool {
+        let mut inner = self.inner.lock();
+        while !inner.stopping && !inner.wish.is_connected() {
+            self.changed.wait(&mut inner);
+        }
+        !inner.stopping
+    }
+
+    /// Waits until more may be sent than up to `limit`, or the session is over.
+    pub(super) fn await_limit_above(&self, limit: Seq) {
+        let mut inner = self.inner.lock();
+        while inner.limit() <= limit && !*self.over.borrow() {
+            self.changed.wait(&mut inner);
+        }
+    }
+
+    /// The last record that may be sent now.
+    pub(super) fn limit(&self) -> Seq {
+        self.inner.lock().limit()
+    }
+
     pub(super) fn take_mirror_request(&self) -> bool {
         std::mem::take(&mut self.inner.lock().mirror_asked)
     }
 
     /// What is known before the first session: the cursor, if the target was met in this history.
-    pub(super) fn resume(&self, durable: Seq, bytes: u64, met: bool) {
+    /// `lost`: nothing was kept for it meanwhile.
+    pub(super) fn resume(&self, durable: Seq, bytes: u64, met: bool, lost: bool) {
         let mut inner = self.inner.lock();
         inner.marks = Marks {
             sent: durable,
@@ -149,6 +228,7 @@ impl Shared {
         if !met {
             inner.data = DataState::MirrorRequired;
         }
+        inner.mirror_asked |= lost;
     }
 
     /// A session may be tried: nothing is over yet.
@@ -221,8 +301,11 @@ impl Shared {
             inner.data = DataState::MirrorRequired;
         }
         let end = inner.end.take();
-        if let Some(error) = &end {
-            inner.error = Some(error.to_string());
+        match &end {
+            // It is as it was wanted.
+            Some(Error::Disconnected) => inner.error = None,
+            Some(error) => inner.error = Some(error.to_string()),
+            None => {}
         }
         drop(inner);
         self.publish();
@@ -243,21 +326,30 @@ impl Shared {
         }
     }
 
-    /// Notes records that go into the next batch, and waits until the window has room for them;
-    /// false when the session is over.
-    pub(super) fn hand_over(&self, notes: &[Note]) -> bool {
+    /// Notes records that go into the next batch, and waits until the window has room for them.
+    pub(super) fn hand_over(&self, notes: &[Note]) -> Handed {
         let mut inner = self.inner.lock();
+        while inner.frozen && !*self.over.borrow() {
+            self.changed.wait(&mut inner);
+        }
+        if *self.over.borrow() {
+            return Handed::Over;
+        }
+        let limit = inner.limit();
+        if notes.last().is_some_and(|last| last.seq > limit) {
+            return Handed::TooFar;
+        }
         for note in notes {
             inner.progress.push(*note);
             inner.handed_bytes = note.bytes_end;
         }
         loop {
             if *self.over.borrow() {
-                return false;
+                return Handed::Over;
             }
             let received = inner.progress.bytes_at(inner.marks.received);
             if inner.handed_bytes.saturating_sub(received) <= WINDOW_BYTES {
-                return true;
+                return Handed::Yes;
             }
             self.changed.wait(&mut inner);
         }
@@ -359,7 +451,7 @@ impl Shared {
             connected_since: inner.connected_since,
             sessions: inner.sessions,
             protection: inner.protection.clone(),
-            data: if unlinked && lost {
+            data: if unlinked && lost || !inner.wish.is_kept() {
                 DataState::MirrorRequired
             } else {
                 inner.data
@@ -376,6 +468,7 @@ impl Shared {
             mirror: inner.mirror,
             is_staged: inner.is_staged,
             error: inner.error.clone(),
+            wish: inner.wish.clone(),
         };
         drop(inner);
         // After the marks, so that the end is never before them.

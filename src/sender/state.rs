@@ -6,6 +6,8 @@ use crate::stats::{Lags, OpCounts};
 use crate::types::{Marks, Seq, Time};
 use crate::wire::{DataState, MirrorProgress, TargetAddr, TargetState};
 
+use super::wish::{PausePoint, Wish};
+
 /// How the session is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub enum Link {
@@ -62,9 +64,26 @@ pub struct SenderState {
     pub is_staged: bool,
     /// What keeps the connection from going on, and what to do.
     pub error: Option<String>,
+    /// What is wanted of it.
+    pub wish: Wish,
 }
 
 impl SenderState {
+    /// Where it is paused, and whether the replica stands there, durably and as what the source was then.
+    pub fn pause(&self) -> Option<(&PausePoint, bool)> {
+        let Wish::Pause(point) = &self.wish else {
+            return None;
+        };
+        let Marks {
+            applied, durable, ..
+        } = self.marks;
+        let is_there = applied == point.seq && durable == point.seq;
+        Some((
+            point,
+            is_there && self.data == DataState::Ok && !self.is_staged,
+        ))
+    }
+
     /// The word that `status` shows for the replication as a whole.
     pub fn replication_word(&self) -> &'static str {
         match self.link {

@@ -45,7 +45,8 @@ impl OpCounters {
             | Kind::Create
             | Kind::Link
             | Kind::Gap => &self.add,
-            Kind::MirrorBegin
+            Kind::Mark
+            | Kind::MirrorBegin
             | Kind::MirrorEnd
             | Kind::Listing
             | Kind::Image

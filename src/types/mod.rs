@@ -19,7 +19,7 @@ mod withheld;
 
 pub use attrs::{Attrs, Node, Time};
 pub use identity::{FileId, Generation, Ino, ROOT_ID, RootId};
-pub use name::{Name, NameError, SetName};
+pub use name::{MarkName, Name, NameError, SetName};
 pub use op::{
     Body, Caller, Dentry, Entry, Kind, Op, RenameMode, Replaced, RequestId, Scope, Xattr,
 };

@@ -1,4 +1,4 @@
-//! Names: one path component, and the name of a set.
+//! Names: one path component, the name of a set, the name of a mark.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::OsStr;
@@ -21,6 +21,11 @@ pub enum NameError {
         "not a set name: {0:?} (1 to 64 letters, digits, '.', '_' or '-', not starting with '.' or '-')"
     )]
     NotASetName(String),
+    /// A mark's name is made as a set's.
+    #[error(
+        "not a name for a mark: {0:?} (1 to 64 letters, digits, '.', '_' or '-', not starting with '.' or '-')"
+    )]
+    NotAMarkName(String),
 }
 
 /// One directory entry's name: bytes, without `/` and NUL, neither empty nor `.` nor `..`.
@@ -94,12 +99,7 @@ impl SetName {
     /// # Errors
     /// [`NameError::NotASetName`].
     pub fn new(name: &str) -> Result<SetName, NameError> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        let fine = !name.is_empty()
-            && name.len() <= 64
-            && name.chars().all(legal)
-            && !name.starts_with(['.', '-']);
-        if fine {
+        if is_plain(name) {
             Ok(SetName(name.to_owned()))
         } else {
             Err(NameError::NotASetName(name.into()))
@@ -126,6 +126,54 @@ impl From<SetName> for String {
 }
 
 impl fmt::Display for SetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Is this a name that can stand in paths, lists and command lines as it is?
+fn is_plain(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !name.is_empty() && name.len() <= 64 && name.chars().all(legal) && !name.starts_with(['.', '-'])
+}
+
+/// The name of a point in a stream, as an administrator gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MarkName(String);
+
+impl MarkName {
+    /// Checks and takes `name`.
+    ///
+    /// # Errors
+    /// [`NameError::NotAMarkName`].
+    pub fn new(name: &str) -> Result<MarkName, NameError> {
+        match is_plain(name) {
+            true => Ok(MarkName(name.to_owned())),
+            false => Err(NameError::NotAMarkName(name.into())),
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for MarkName {
+    type Error = NameError;
+    fn try_from(name: String) -> Result<MarkName, NameError> {
+        MarkName::new(&name)
+    }
+}
+
+impl From<MarkName> for String {
+    fn from(name: MarkName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for MarkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Attrs, FileId, Name, Node, Time};
+use super::{Attrs, FileId, MarkName, Name, Node, Time};
 
 /// A place for a name: a directory's id and an entry in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -222,6 +222,12 @@ pub enum Op {
         /// The mirror's number.
         mirror: u64,
     },
+    /// A point of the stream with a name. The replica shows it when everything before it is applied.
+    #[serde(rename = "M")]
+    Mark {
+        /// What an administrator called it.
+        name: MarkName,
+    },
     /// A directory as it is: attributes (`Body::after`), extended attributes and entries. A large
     /// one comes as a group of frames, all but the last flagged `MORE`; one group is one operation.
     #[serde(rename = "L")]
@@ -307,11 +313,12 @@ pub enum Kind {
     ImageData = 18,
     ImageHole = 19,
     ImageEnd = 20,
+    Mark = 21,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::Write,
         Kind::Truncate,
         Kind::Fallocate,
@@ -332,6 +339,7 @@ impl Kind {
         Kind::ImageData,
         Kind::ImageHole,
         Kind::ImageEnd,
+        Kind::Mark,
     ];
 
     /// The kind with this number.
@@ -367,12 +375,13 @@ impl Kind {
             Kind::ImageData => "image-data",
             Kind::ImageHole => "image-hole",
             Kind::ImageEnd => "image-end",
+            Kind::Mark => "mark",
         }
     }
 
     /// Was this written by a mirror, and not by an application?
     pub fn is_mirror(self) -> bool {
-        self >= Kind::MirrorBegin
+        (Kind::MirrorBegin..=Kind::ImageEnd).contains(&self)
     }
 
     /// Does it change names (and so take part in the order of a file system's metadata journal)?
@@ -408,6 +417,7 @@ impl Op {
             Op::ImageData { .. } => Kind::ImageData,
             Op::ImageHole { .. } => Kind::ImageHole,
             Op::ImageEnd { .. } => Kind::ImageEnd,
+            Op::Mark { .. } => Kind::Mark,
         }
     }
 }

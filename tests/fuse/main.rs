@@ -43,6 +43,7 @@ mod nodes;
 mod notify;
 mod odd_directories;
 mod pairing;
+mod pauses;
 mod posix_suite;
 mod postgres;
 mod postgres_crashes;

@@ -178,7 +178,17 @@ impl Handler for Talker {
                 | Request::Peers
                 | Request::RevokePeer { .. }
                 | Request::SetPeer { .. }
-                | Request::RotateKey { .. } => Err(Refusal::new(
+                | Request::RotateKey { .. }
+                | Request::Hold { .. }
+                | Request::Mark { .. }
+                | Request::Pause { .. }
+                | Request::Resume
+                | Request::Disconnect { .. }
+                | Request::Connect
+                | Request::StopReplication
+                | Request::StartReplication
+                | Request::PauseReplicas { .. }
+                | Request::ResumeReplicas { .. } => Err(Refusal::new(
                     RefusalCode::State,
                     "nothing is mounted; mount first",
                 )),

@@ -8,6 +8,7 @@ use doppelfs::control::{
     Access, Groups, MirrorKind, QueueLine, REQUEST_NAMES, Request, Server, Terms, TermsChange,
     encode_request,
 };
+use doppelfs::types::MarkName;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -25,6 +26,10 @@ const GROUPS: Groups = Groups {
 };
 
 /// Every request once.
+fn mark_name() -> MarkName {
+    MarkName::new("x").unwrap()
+}
+
 fn requests() -> Vec<Request> {
     vec![
         Request::Status,
@@ -60,6 +65,25 @@ fn requests() -> Vec<Request> {
             finish: false,
             force: false,
         },
+        Request::Hold { milliseconds: 1 },
+        Request::Mark {
+            name: mark_name(),
+            hold: None,
+        },
+        Request::Pause {
+            name: mark_name(),
+            hold: None,
+        },
+        Request::Resume,
+        Request::Disconnect { forget: false },
+        Request::Connect,
+        Request::StopReplication,
+        Request::StartReplication,
+        Request::PauseReplicas {
+            path: None,
+            now: false,
+        },
+        Request::ResumeReplicas { path: None },
     ]
 }
 
@@ -270,6 +294,12 @@ fn a_monitor_looks_and_an_administrator_acts() {
         ("wait --caught-up", 0, 0),
         ("queue tail", 2, 0),
         ("mirror start --full", 2, 0),
+        // The handler of this test refuses what it does not know, but it is asked.
+        ("pause data --no-wait", 2, 2),
+        ("resume data", 2, 2),
+        ("mark data m", 2, 2),
+        ("disconnect data", 2, 2),
+        ("replication stop data", 2, 2),
         // It is no part of the socket: the supervisor's file is root's.
         ("restart data", 2, 2),
     ] {
@@ -281,6 +311,11 @@ fn a_monitor_looks_and_an_administrator_acts() {
             looked.err
         );
         let acted = host.run(&ADMIN, words);
+        assert!(
+            !acted.err.contains("permission denied") || words.contains("restart"),
+            "{words}: {}",
+            acted.err
+        );
         assert_eq!(acted.code, admin, "{words}: {}", acted.err);
     }
     // Names of files are data.

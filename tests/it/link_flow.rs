@@ -101,7 +101,7 @@ fn a_backlog_given_up_leads_to_a_mirror() {
         return;
     };
     let source = Source::new(&site.scratch.dir("queue"), 1);
-    let mut sender = source.connect(site.address(), &site.runtime);
+    let sender = source.connect(site.address(), &site.runtime);
     source.create("a");
     site.await_caught_up(&source, &sender);
     sender.stop();
@@ -123,7 +123,7 @@ fn another_history_leads_to_a_mirror() {
         return;
     };
     let source = Source::new(&site.scratch.dir("queue"), 1);
-    let mut sender = source.connect(site.address(), &site.runtime);
+    let sender = source.connect(site.address(), &site.runtime);
     for name in ["a", "b", "gone"] {
         source.create(name);
         source.write(name, name.as_bytes());

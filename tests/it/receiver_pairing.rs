@@ -388,7 +388,7 @@ fn a_copy_of_a_machine_is_refused_while_the_first_is_connected() {
     let Some(site) = Site::new("copied") else {
         return;
     };
-    let (first, mut sender) = Guest::replicating(&site);
+    let (first, sender) = Guest::replicating(&site);
     let copy = Guest {
         pairings: first.pairings.clone(),
         instance: 78,
@@ -440,7 +440,7 @@ fn a_revoked_sources_replica_is_only_taken_over_by_who_is_invited_to_it() {
     let (first, second) = (Guest::new(&site, "a"), Guest::new(&site, "b"));
     first.pair(&site, &invite(&site, any()), "web1").unwrap();
     first.source.create("file");
-    let mut sender = first.connect(&site, "data", None);
+    let sender = first.connect(&site, "data", None);
     first.caught_up(&site, &sender);
     sender.stop();
     target(&site).revoke("web1").unwrap();
@@ -465,7 +465,7 @@ fn who_proves_nothing_cannot_go_on_with_a_paired_sources_replica() {
     let Some(site) = Site::new("local") else {
         return;
     };
-    let (guest, mut sender) = Guest::replicating(&site);
+    let (guest, sender) = Guest::replicating(&site);
     sender.stop();
     // Plain TCP from this host, under the same name and with the same state.
     let mut options = guest.source.options(site.address(), &site.runtime);
@@ -477,7 +477,7 @@ fn who_proves_nothing_cannot_go_on_with_a_paired_sources_replica() {
     let mut options = guest.source.options(site.address(), &site.runtime);
     options.target.path = Some("mine".into());
     options.id = 3;
-    let mut local = Sender::start(options).unwrap();
+    let local = Sender::start(options).unwrap();
     guest.caught_up(&site, &local);
     local.stop();
     guest

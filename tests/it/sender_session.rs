@@ -326,12 +326,12 @@ fn plain_only_to_loopback_and_only_with_the_flag() {
 fn stopping_is_prompt_in_every_phase() {
     let stage = Stage::new("stop");
     let source = stage.source();
-    let mut sender = stage.connect(&source);
+    let sender = stage.connect(&source);
     let socket = stage.runtime.block_on(stage.accept());
     sender.stop();
     drop(socket);
     assert_eq!(sender.state().link, Link::Stopped);
-    let mut sender = stage.connect(&source);
+    let sender = stage.connect(&source);
     let _actor = stage.runtime.block_on(async {
         let mut actor = stage.greet().await;
         actor.welcome(Some(1), 0).await;

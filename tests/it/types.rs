@@ -71,7 +71,7 @@ fn kinds_have_the_numbers_of_their_places_and_words_of_their_own() {
         words.push(kind.word());
     }
     assert_eq!(Kind::from_number(0), None);
-    assert_eq!(Kind::from_number(Kind::ImageEnd.number() + 1), None);
+    assert_eq!(Kind::from_number(Kind::Mark.number() + 1), None);
     assert_eq!(Kind::from_number(u16::MAX), None);
 }
 

@@ -474,7 +474,7 @@ fn is_worker(pid: u64) -> bool {
     exe == Path::new(env!("CARGO_BIN_EXE_doppelfs"))
 }
 
-fn kill_worker(pid: u64) {
+pub(crate) fn kill_worker(pid: u64) {
     if is_worker(pid) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a process id"));
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);

@@ -23,7 +23,7 @@ mod xdr;
 
 pub(crate) use causes::{Causes, check_causes};
 pub(crate) use command::{Finished, Program, doppelfs, program};
-pub(crate) use fixture::Fixture;
+pub(crate) use fixture::{Fixture, kill_worker};
 pub(crate) use image::Image;
 pub(crate) use isolated::isolated;
 pub(crate) use pair::{LIMITED, Pair, USER, said_in};

@@ -27,6 +27,11 @@ fn text(value: &Value, path: &str) -> String {
 }
 
 impl SetView {
+    /// The text at a JSON pointer.
+    pub(crate) fn text(&self, path: &str) -> String {
+        text(&self.0, path)
+    }
+
     pub(crate) fn state(&self) -> String {
         text(&self.0, "/state")
     }
@@ -128,6 +133,16 @@ impl Connection {
 }
 
 impl StreamView {
+    /// The number at a JSON pointer.
+    pub(crate) fn number(&self, path: &str) -> u64 {
+        number(&self.0, path)
+    }
+
+    /// The text at a JSON pointer.
+    pub(crate) fn text(&self, path: &str) -> String {
+        text(&self.0, path)
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
         self.0
             .get("connected")

@@ -11,8 +11,8 @@ use doppelfs::applier::{
 use doppelfs::codec::{Draft, FLAG_MORE, Frame};
 use doppelfs::sys;
 use doppelfs::types::{
-    Attrs, Body, Dentry, Entry, FileId, History, Kind, Node, Op, Position, Remap, RenameMode,
-    Replaced, Scope, Seq, Time, Xattr,
+    Attrs, Body, Dentry, Entry, FileId, History, Kind, MarkName, Node, Op, Position, Remap,
+    RenameMode, Replaced, Scope, Seq, Time, Xattr,
 };
 
 use super::draw::Draw;
@@ -298,6 +298,13 @@ fn op(draw: &mut Draw<'_>, outside: &[u8]) -> Op {
             id,
             xattrs: xattrs(draw),
         },
+        Kind::Mark => {
+            let name = format!("m{}", draw.number());
+            match MarkName::new(&name) {
+                Ok(name) => Op::Mark { name },
+                Err(_) => Op::ImageBegin { id },
+            }
+        }
     }
 }
 
