@@ -85,6 +85,7 @@
 //! source's; a position and a list of wanted identities is all that one tells the other.
 
 pub mod activity;
+pub mod alerts;
 pub mod applier;
 // The fuzzer is built without rooms that take no bytes from outside but by way of others: half of the time
 // that it takes to compile.

@@ -117,6 +117,15 @@ pub(super) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// List the alerts that journal and syslog get: numbers, severities, what they mean and what to do
+    Alerts {
+        /// For programs
+        #[arg(long, conflicts_with = "catalog")]
+        json: bool,
+        /// As a message catalog of systemd's, for `journalctl -x`
+        #[arg(long)]
+        catalog: bool,
+    },
     /// Print completions for a shell
     Completions {
         /// bash, elvish, fish, powershell or zsh

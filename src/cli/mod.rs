@@ -16,6 +16,7 @@
 //! # Failure
 //! A worker that is stopped costs every command a few seconds and gives a message, never a hang.
 
+mod alerts;
 mod args;
 mod compare;
 mod log;

@@ -10,7 +10,9 @@ use std::process::ExitCode;
 
 use super::args::{Cli, MirrorVerb, QueueVerb, ReplicationVerb, TargetVerb, Verb, command};
 use super::compare::Depth;
-use super::{compare, mount, pauses, peers, queue, restart, show, stats, target, umount, wait};
+use super::{
+    alerts, compare, mount, pauses, peers, queue, restart, show, stats, target, umount, wait,
+};
 use crate::config::MountOptions;
 use crate::config::TargetOptions;
 use crate::control::{self, Client, MirrorKind, Reply, Request, Service};
@@ -260,6 +262,7 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             let remap = compare::parse_remap(&remap_links)?;
             compare::compare(&left, &right, depth, remap, json)
         }
+        Verb::Alerts { json, catalog } => alerts::list(json, catalog),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command(), "doppelfs", &mut script);
@@ -285,6 +288,7 @@ fn planned(verb: &Verb) -> anyhow::Error {
             "see `doppelfs status --json` and log/worker.log in the state",
         ),
         Verb::Mount(_)
+        | Verb::Alerts { .. }
         | Verb::Pair(_)
         | Verb::Connect { .. }
         | Verb::Disconnect { .. }

@@ -60,6 +60,8 @@ pub struct QueueStatus {
     pub disk_bytes: u64,
     /// Age of the oldest.
     pub oldest_seconds: f64,
+    /// How much of its room it has filled, of what its limit and its disk leave it.
+    pub used_percent: Option<f64>,
 }
 
 /// What the kernel holds of the mount.
@@ -262,6 +264,8 @@ pub struct ConnectionStatus {
     pub protection: Option<String>,
     /// The pause, while there is one.
     pub pause: Option<PauseStatus>,
+    /// Somebody disconnected it, or stopped the replication.
+    pub stopped: bool,
     /// What is wrong, and what to do.
     pub error: Option<String>,
 }

@@ -4,12 +4,13 @@ use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::alerts::{Alert, Alerts, Kind};
 use crate::capture::{Capture, Observer};
 use crate::mirror::{Event, Mirror, MirrorState, Pace};
 use crate::sender::{Link, Sender, SenderEvents};
 use crate::sync::{Mutex, Rank};
 use crate::sys;
-use crate::types::{FileId, Seq};
+use crate::types::{FileId, Seq, SetName};
 
 /// What went wrong with the queue, for `status`.
 #[derive(Debug, Default)]
@@ -26,12 +27,16 @@ pub(super) struct Mishaps {
 pub(super) struct Watcher {
     inbox: mpsc::Sender<Event>,
     pub(super) mishaps: Mutex<Mishaps>,
+    set: SetName,
+    alerts: Alerts,
 }
 
 impl Watcher {
-    pub(super) fn new(inbox: mpsc::Sender<Event>) -> Watcher {
+    pub(super) fn new(inbox: mpsc::Sender<Event>, set: SetName, alerts: Alerts) -> Watcher {
         Watcher {
             inbox,
+            set,
+            alerts,
             mishaps: Mutex::new(Rank::Leaf, Mishaps::default()),
         }
     }
@@ -45,13 +50,24 @@ impl Observer for Watcher {
 
     fn backlog_given_up(&self, cursors: Vec<String>, why: String) {
         tracing::error!(?cursors, %why, "the backlog is given up: these targets need a mirror");
+        self.alerts
+            .raise(Alert::new(Kind::BacklogGivenUp, self.set.as_str(), &why));
         self.mishaps.lock().given_up = Some(why);
     }
 
     fn record_lost(&self, why: String) {
-        let mut mishaps = self.mishaps.lock();
-        mishaps.lost = Some(why);
-        mishaps.lost_count += 1;
+        let count = {
+            let mut mishaps = self.mishaps.lock();
+            mishaps.lost = Some(why.clone());
+            mishaps.lost_count += 1;
+            mishaps.lost_count
+        };
+        // While a disk fails every operation is one: they are told of less and less often.
+        if count.is_power_of_two() {
+            let text = format!("{count} operations so far: {why}");
+            self.alerts
+                .raise(Alert::new(Kind::NotRecorded, self.set.as_str(), &text));
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use anyhow::Context as _;
 
 use crate::activity::{Activity, Covered};
+use crate::alerts::Alerts;
 use crate::capture::{self, Capture};
 use crate::config::MountOptions;
 use crate::journal::Journal;
@@ -49,6 +50,7 @@ pub(super) fn prepare(
     tree: Tree,
     begun: Begun,
     live: &Live,
+    alerts: &Alerts,
 ) -> anyhow::Result<Prepared> {
     let Begun {
         journal,
@@ -63,7 +65,11 @@ pub(super) fn prepare(
         .map(|target| format!("{target} is no target of this set any more; its queue is dropped"));
     let warnings = gone.collect();
     let (to_mirror, inbox) = mpsc::channel();
-    let watcher = Arc::new(Watcher::new(to_mirror.clone()));
+    let watcher = Arc::new(Watcher::new(
+        to_mirror.clone(),
+        options.set.clone(),
+        alerts.clone(),
+    ));
     let counters = Arc::new(SetCounters::default());
     let state_dir = &options.state_dir;
     let unlooked_since = match &doubt {

@@ -35,6 +35,21 @@ impl Source {
         }
     }
 
+    /// The share of its room that the queue takes.
+    #[expect(clippy::cast_precision_loss, reason = "a percentage")]
+    fn queue_percent(&self) -> Option<f64> {
+        let used = self.journal.usage().disk_bytes as f64;
+        let all = used + self.journal.room() as f64;
+        (all > 0.0).then(|| 100.0 * used / all)
+    }
+
+    /// The supervisor, if it has died.
+    pub(super) fn lost_supervisor(&self) -> Option<u32> {
+        // A process whose parent dies gets another one.
+        let is_lost = |pid: &u32| std::os::unix::process::parent_id() != *pid;
+        self.supervisor_pid.filter(is_lost)
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut all = self.warnings.clone();
         let failed = self.mirrored.failed.load(Ordering::Relaxed);
@@ -44,9 +59,8 @@ impl Source {
                  they are tried again"
             ));
         }
-        if let Some(pid) = self.supervisor_pid {
-            // A process whose parent dies gets another one.
-            if std::os::unix::process::parent_id() != pid {
+        if self.supervisor_pid.is_some() {
+            if let Some(pid) = self.lost_supervisor() {
                 all.push(format!(
                     "its supervisor (process {pid}) has died: should the worker end, the mount ends with \
                      it; unmount it and mount it again at a quiet moment"
@@ -147,6 +161,7 @@ impl Source {
                 bytes: queue.bytes,
                 disk_bytes: queue.disk_bytes,
                 oldest_seconds: queue.oldest_seconds,
+                used_percent: self.queue_percent(),
             },
             resync: ResyncStatus {
                 suspects: self.suspects,
@@ -231,6 +246,7 @@ impl Source {
             insecure: self.options.insecure_loopback,
             protection: state.protection.clone(),
             pause,
+            stopped: !state.wish.is_connected(),
             error: state.error.clone(),
         }
     }

@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::activity::{Clean, Covered};
+use crate::alerts::{Alert, Alerts, Kind};
 use crate::capture::{Capture, Uncovered};
 use crate::config::MountOptions;
 use crate::control;
@@ -34,6 +35,7 @@ use super::believe::time_of;
 use super::claim::Claim;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
+use super::observe::Observing;
 use super::pauses::Pauses;
 use super::prepare::{Prepared, prepare};
 use super::settler::{self, Below, Settler, Why};
@@ -115,7 +117,8 @@ pub(super) fn serve(
     if let (Some(line), false) = (&line, live.is_taken_over()) {
         tree.set_keeper(line.clone(), Vec::new());
     }
-    let prepared = prepare(options, tree, begun, &live).context(Unusable)?;
+    let alerts = Alerts::start().context("cannot start the thread that alerts")?;
+    let prepared = prepare(options, tree, begun, &live, &alerts).context(Unusable)?;
     stand_in.leave(options);
     let Prepared {
         journal,
@@ -214,7 +217,7 @@ pub(super) fn serve(
                     capture.clone(),
                     source.below.clone(),
                     source.covered.clone(),
-                    give_way(options, stand_in),
+                    give_way(options, stand_in, alerts.clone()),
                 );
                 Some(settler.context("cannot start the thread that makes changes durable")?)
             }
@@ -227,6 +230,19 @@ pub(super) fn serve(
         source: source.clone(),
     });
     let server = control::Server::start(&options.run_dir, &service, answers, runtime.handle())?;
+    if crashed {
+        let text = format!(
+            "process {} serves now; restart {restarts}",
+            std::process::id()
+        );
+        alerts.raise(Alert::new(
+            Kind::WorkerRestarted,
+            options.set.as_str(),
+            &text,
+        ));
+    }
+    let observing =
+        Observing::set(&source, alerts).context("cannot start the thread that looks")?;
     watch_signals(&runtime, options.mountpoint.clone());
     ready.serving(&format!(
         "{} serves set {}",
@@ -242,6 +258,7 @@ pub(super) fn serve(
         line.ended();
     }
     live.end();
+    drop(observing);
     let ended = running.end(&mut mirror, interval);
     drop((capture, source, senders));
     drop((server, claim));
@@ -252,10 +269,19 @@ pub(super) fn serve(
 
 /// Has the supervisor start another worker, which begins a lost state anew, or has memory stand in for one
 /// that cannot be used.
-fn give_way(options: &MountOptions, stand_in: StandIn) -> impl FnOnce(Why) + Send + use<> {
+fn give_way(
+    options: &MountOptions,
+    stand_in: StandIn,
+    alerts: Alerts,
+) -> impl FnOnce(Why) + Send + use<> {
     let ask = start::ask_for_another(options);
+    let set = options.set.clone();
     move |why| {
         tracing::error!(?why, "another worker has to go on");
+        if let Why::Failing(error) = &why {
+            let text = format!("{error}; memory stands in for it");
+            alerts.raise(Alert::new(Kind::StateFailing, set.as_str(), &text));
+        }
         if let Why::Failing(error) = why
             && let Err(error) = stand_in.note(&error.to_string(), true)
         {

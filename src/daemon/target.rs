@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::confined::{confine_target, shown};
+use crate::alerts::Alerts;
 use crate::config::{self, Role, StateOwner, TargetOptions};
 use crate::control::status::{
     ConfinementStatus, DataState, MarkStatus, StreamStatus, TargetState, TargetStatus,
@@ -20,6 +21,7 @@ use crate::sys;
 use crate::wire;
 
 use super::acquaintance::{self, Invitation};
+use super::observe::Observing;
 use super::pauses;
 
 /// Serves a target until it is told to end.
@@ -78,6 +80,10 @@ pub fn run_target(options: TargetOptions, ready: Ready) -> anyhow::Result<()> {
         answers.clone(),
         runtime.handle(),
     )?;
+    let alerts = Alerts::start().context("cannot start the thread that alerts")?;
+    let looked_at = answers.clone();
+    let observing = Observing::target(move || looked_at.status(), alerts);
+    let observing = observing.context("cannot start the thread that looks")?;
     ready.serving(&format!(
         "doppelfs target: serving on {address}, root {}",
         options.root.display()
@@ -96,6 +102,7 @@ pub fn run_target(options: TargetOptions, ready: Ready) -> anyhow::Result<()> {
         }
     });
     tracing::info!("asked to end");
+    drop(observing);
     drop(server);
     drop(answers);
     end(target);

@@ -16,15 +16,7 @@ use std::time::{Duration, Instant};
 fn what_is_planned_says_so_and_ends_with_2() {
     let scratch = Scratch::new();
     for words in [
-        "target pause",
-        "target resume",
         "top",
-        "connect data",
-        "disconnect --forget data",
-        "replication start data",
-        "pause data",
-        "resume data",
-        "mark data noon",
         "mirror pause data",
         "mirror resume data",
         "mirror stop data",

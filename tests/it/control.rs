@@ -381,6 +381,25 @@ fn every_request_survives_its_line() {
             finish: true,
             force: false,
         },
+        Request::Hold { milliseconds: 2000 },
+        Request::Mark {
+            name: MarkName::new("noon").unwrap(),
+            hold: None,
+        },
+        Request::Pause {
+            name: MarkName::new("backup-1").unwrap(),
+            hold: Some(u64::MAX),
+        },
+        Request::Resume,
+        Request::Disconnect { forget: true },
+        Request::Connect,
+        Request::StopReplication,
+        Request::StartReplication,
+        Request::PauseReplicas {
+            path: Some("host/data".into()),
+            now: true,
+        },
+        Request::ResumeReplicas { path: None },
     ];
     assert_eq!(requests.len(), REQUEST_NAMES.len());
     for (request, name) in requests.iter().zip(REQUEST_NAMES) {

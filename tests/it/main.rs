@@ -8,6 +8,7 @@
 
 mod activity;
 mod activity_log;
+mod alerts;
 mod applier_confined;
 mod applier_cuts;
 mod applier_kills;
