@@ -68,7 +68,9 @@ pub(super) fn hold(source: &Arc<Source>, milliseconds: u64) -> Result<Reply, Ref
         let text = format!("programs can be held for 1 to {most} ms, not for {milliseconds}");
         return Err(Refusal::new(RefusalCode::Malformed, text));
     }
-    let number = sys::random_u128().map_err(|e| no(format!("no random number: {e}")))? as u64;
+    let random = sys::random_u128().map_err(|e| no(format!("no random number: {e}")))?;
+    // As many bits as every reader of JSON has for a number.
+    let number = (random >> 75) as u64;
     let (jobs, queue) = mpsc::channel::<Job>();
     let (ready, is_ready) = mpsc::channel();
     let capture = Arc::clone(&source.capture);

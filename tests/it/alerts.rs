@@ -10,7 +10,7 @@ use doppelfs::control::status::{
     TargetStatus, Transmit,
 };
 
-use super::cli_scratch::Scratch;
+use super::cli_scratch::{Scratch, run};
 
 fn numbers(alerts: &[Alert]) -> Vec<u16> {
     alerts.iter().map(|alert| alert.kind.number()).collect()
@@ -295,4 +295,30 @@ fn a_journal_that_takes_nothing_makes_nobody_wait_and_losses_are_told() {
         .find(|entry| entry.contains("DOPPELFS_ALERT=190"))
         .expect("one");
     assert!(lost.contains("alerts could not be delivered"), "{lost}");
+}
+
+#[test]
+fn what_is_shipped_for_journalctl_is_what_the_program_says() {
+    let scratch = Scratch::new();
+    let said = run(scratch.path(), "alerts --catalog").out;
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/doppelfs.catalog");
+    let shipped = std::fs::read_to_string(shipped).expect("the catalog");
+    assert_eq!(
+        shipped, said,
+        "doppelfs alerts --catalog > systemd/doppelfs.catalog"
+    );
+    let listed = run(scratch.path(), "alerts --json").out;
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed.len(), Kind::ALL.len());
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/alerts.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    for kind in Kind::ALL {
+        let row = format!(
+            "| DFS-{} | `{}` | {} |",
+            kind.number(),
+            kind.name(),
+            kind.severity().word()
+        );
+        assert!(page.contains(&row), "docs/alerts.md has no row {row}");
+    }
 }

@@ -10,7 +10,9 @@ use doppelfs::control::{
     Service, TermsChange, encode_request, escape, list_services, list_sets, parse_request,
     unescape,
 };
-use doppelfs::types::{Body, Caller, Dentry, FileId, Kind, Name, Node, Op, RenameMode, Seq};
+use doppelfs::types::{
+    Body, Caller, Dentry, FileId, Kind, MarkName, Name, Node, Op, RenameMode, Seq,
+};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
