@@ -107,6 +107,7 @@ pub mod journal;
 pub mod keys;
 pub mod live;
 #[cfg(not(fuzzing))]
+pub mod metrics;
 pub mod mirror;
 #[cfg(not(fuzzing))]
 pub mod passthrough;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Rooms by floor. A room uses rooms of lower floors only, never beside or above itself.
-const FLOORS: [(&str, u8); 27] = [
+const FLOORS: [(&str, u8); 28] = [
     ("types", 0),
     ("sync", 0),
     ("sys", 1),
@@ -30,6 +30,7 @@ const FLOORS: [(&str, u8); 27] = [
     ("verify", 5),
     ("restore", 5),
     ("alerts", 5),
+    ("metrics", 5),
     ("config", 6),
     ("supervisor", 6),
     ("daemon", 7),

@@ -188,8 +188,18 @@ pub(super) enum Verb {
     Set(Unbuilt),
     /// Configuration files (not built yet)
     Config(Unbuilt),
-    /// Collect what support needs (not built yet)
-    Diag(Unbuilt),
+    /// Collect what support needs in one file, without keys and tokens
+    Diag {
+        /// Where to write it; doppelfs-diag-HOST-TIME.tar.gz by default
+        #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        output: Option<PathBuf>,
+    },
+    /// Print numbers of all sets and targets as Prometheus reads them
+    #[command(args_conflicts_with_subcommands = true)]
+    Metrics {
+        #[command(subcommand)]
+        verb: Option<MetricsVerb>,
+    },
 }
 
 /// Arguments of `pair`.
@@ -436,6 +446,17 @@ pub(super) enum ReplicationVerb {
     Stop {
         /// The set; may be left out where there is one
         set: Option<String>,
+    },
+}
+
+/// What can be done with numbers beside printing them.
+#[derive(Debug, Subcommand)]
+pub(super) enum MetricsVerb {
+    /// Serve them over HTTP, at /metrics, in the foreground
+    Serve {
+        /// Where to listen ([metrics] listen of doppelfs.toml, else 127.0.0.1:7421)
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<std::net::SocketAddr>,
     },
 }
 

@@ -19,7 +19,9 @@
 mod alerts;
 mod args;
 mod compare;
+mod diag;
 mod log;
+mod metrics;
 mod mount;
 mod pauses;
 mod peers;

@@ -8,10 +8,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::args::{Cli, MirrorVerb, QueueVerb, ReplicationVerb, TargetVerb, Verb, command};
+use super::args::{Cli, MetricsVerb, MirrorVerb, QueueVerb, ReplicationVerb, TargetVerb, Verb, command};
 use super::compare::Depth;
 use super::{
-    alerts, compare, mount, pauses, peers, queue, restart, show, stats, target, umount, wait,
+    alerts, compare, diag, metrics, mount, pauses, peers, queue, restart, show, stats, target, umount, wait,
 };
 use crate::config::MountOptions;
 use crate::config::TargetOptions;
@@ -262,6 +262,13 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             let remap = compare::parse_remap(&remap_links)?;
             compare::compare(&left, &right, depth, remap, json)
         }
+        Verb::Diag { output } => {
+            diag::collect(&run_dir, Path::new("/etc/doppelfs"), output.as_deref())
+        }
+        Verb::Metrics { verb: None } => metrics::print(&run_dir),
+        Verb::Metrics {
+            verb: Some(MetricsVerb::Serve { listen }),
+        } => metrics::serve(&run_dir, listen),
         Verb::Alerts { json, catalog } => alerts::list(json, catalog),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
@@ -283,12 +290,10 @@ fn planned(verb: &Verb) -> anyhow::Error {
         Verb::Failback(_) => ("failback", "copy the replica with rsync -aHAX"),
         Verb::Set(_) => ("set", "a set lives as long as its mount"),
         Verb::Config(_) => ("config", "give options on the command line or in fstab"),
-        Verb::Diag(_) => (
-            "diag",
-            "see `doppelfs status --json` and log/worker.log in the state",
-        ),
         Verb::Mount(_)
         | Verb::Alerts { .. }
+        | Verb::Diag { .. }
+        | Verb::Metrics { .. }
         | Verb::Pair(_)
         | Verb::Connect { .. }
         | Verb::Disconnect { .. }

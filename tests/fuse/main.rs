@@ -35,6 +35,7 @@ mod link_cuts;
 mod lost_disks;
 mod lost_queue;
 mod mirror_load;
+mod monitoring;
 mod mount_options;
 mod names;
 mod namespaces;

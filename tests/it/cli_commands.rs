@@ -29,7 +29,6 @@ fn what_is_planned_says_so_and_ends_with_2() {
         "failback x",
         "set list",
         "config check",
-        "diag",
     ] {
         let ran = run(scratch.path(), words);
         assert_eq!(ran.code, 2, "{words}: {}", ran.err);

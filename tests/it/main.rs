@@ -56,6 +56,7 @@ mod link_flow;
 mod link_holds;
 mod link_support;
 mod live;
+mod metrics;
 mod mirror_asks;
 mod passthrough;
 mod receiver_door;

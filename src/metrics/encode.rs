@@ -1,0 +1,66 @@
+//! From samples to text.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::stats::Sample;
+
+use super::families::{FAMILIES, Family, FamilyKind};
+
+/// What the text is, for HTTP.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The library adds it to counters by itself.
+const COUNTER_SUFFIX: &str = "_total";
+
+#[derive(Debug)]
+struct Samples(Vec<Sample>);
+
+impl Collector for Samples {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for family in FAMILIES {
+            let of_it: Vec<&Sample> = self.0.iter().filter(|s| s.name == family.name).collect();
+            if !of_it.is_empty() {
+                put(&mut encoder, family, &of_it)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn put(
+    encoder: &mut DescriptorEncoder<'_>,
+    family: &Family,
+    samples: &[&Sample],
+) -> Result<(), std::fmt::Error> {
+    let (name, kind) = match family.kind {
+        FamilyKind::Counter => {
+            let name = family.name.strip_suffix(COUNTER_SUFFIX);
+            (name.unwrap_or(family.name), MetricType::Counter)
+        }
+        FamilyKind::Gauge => (family.name, MetricType::Gauge),
+    };
+    let mut metric = encoder.encode_descriptor(name, family.help, None, kind)?;
+    for sample in samples {
+        let one = metric.encode_family(&sample.labels)?;
+        match family.kind {
+            FamilyKind::Counter => ConstCounter::new(sample.value).encode(one)?,
+            FamilyKind::Gauge => ConstGauge::new(sample.value).encode(one)?,
+        }
+    }
+    Ok(())
+}
+
+/// The text of all samples that belong to a family.
+pub fn encode(samples: Vec<Sample>) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Samples(samples)));
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    text
+}
