@@ -37,11 +37,17 @@ const FLOORS: [(&str, u8); 27] = [
 ];
 
 /// Packages that only these rooms may name.
-const OWNERS: [(&str, &[&str]); 11] = [
+const OWNERS: [(&str, &[&str]); 17] = [
     ("parking_lot", &["sync"]),
     ("fuser", &["fuse"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
+    ("axum", &["control"]),
+    ("hyper", &["control"]),
+    ("hyper_util", &["control"]),
+    ("http_body_util", &["control"]),
+    ("form_urlencoded", &["control"]),
+    ("percent_encoding", &["control"]),
     ("zstd", &["wire"]),
     ("rustls", &["wire"]),
     ("tokio_rustls", &["wire"]),

@@ -41,6 +41,8 @@ mod confine_target;
 mod confine_traced;
 mod control;
 mod control_access;
+mod control_http;
+mod control_openapi;
 mod digest_equal;
 mod digest_kinds;
 mod digest_walk;
@@ -57,6 +59,8 @@ mod link_holds;
 mod link_support;
 mod live;
 mod mirror_asks;
+#[path = "../support/openapi.rs"]
+mod openapi;
 mod passthrough;
 mod receiver_door;
 mod receiver_keys;
