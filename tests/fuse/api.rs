@@ -36,100 +36,73 @@ fn real_workers_answer_as_described() {
     let target = fixture.run_dir().join(format!("target-{port}.sock"));
     let peers = asked(&target, "GET /v1/peers", "/v1/peers", ONE_VALUE, "").json();
     let name = peers["peers"][0]["name"].as_str().expect("a source");
-    let peer = format!("/v1/peers/{name}");
-    let mut answered = Vec::new();
+    let none = "";
+    let kind = |kind: &str| format!("{{\"kind\":\"{kind}\"}}");
+    let (full, difference) = (kind("full"), kind("difference"));
     // What revokes or ends is asked of the one that refuses it.
-    for (socket, words, path, body, status) in [
-        (&set, "GET /v1/status", "/v1/status", "", 200),
-        (&set, "GET /v1/wait", "/v1/wait?timeout_ms=60000", "", 200),
-        (
-            &set,
-            "GET /v1/operations",
-            "/v1/operations?count=5",
-            "",
-            200,
-        ),
-        (&set, "GET /v1/queue", "/v1/queue", "", 200),
-        (&set, "GET /v1/stats", "/v1/stats", "", 200),
-        (
-            &set,
-            "POST /v1/mirror",
-            "/v1/mirror",
-            "{\"kind\":\"full\"}",
-            200,
-        ),
-        (
-            &set,
-            "POST /v1/mirror",
-            "/v1/mirror",
-            "{\"kind\":\"difference\"}",
-            409,
-        ),
-        (
-            &set,
-            "POST /v1/umount/prepare",
-            "/v1/umount/prepare",
-            "",
-            200,
-        ),
-        (
-            &set,
-            "POST /v1/umount/abandon",
-            "/v1/umount/abandon",
-            "",
-            200,
-        ),
-        (&set, "POST /v1/stop", "/v1/stop", "", 409),
-        (&set, "DELETE /v1/peers/{name}", &peer, "", 409),
-        (&target, "GET /v1/status", "/v1/status", "", 200),
-        (&target, "GET /v1/peers", "/v1/peers", "", 200),
-        (&target, "GET /v1/queue", "/v1/queue", "", 409),
+    let questions: [(&Path, &str, &str, &str, u16); 30] = [
+        (&set, "GET /v1/status", "", none, 200),
+        (&set, "GET /v1/wait", "?timeout_ms=60000", none, 200),
+        (&set, "GET /v1/operations", "?count=5", none, 200),
+        (&set, "GET /v1/queue", "", none, 200),
+        (&set, "GET /v1/stats", "", none, 200),
+        (&set, "POST /v1/hold", "", "{\"milliseconds\":100}", 200),
+        (&set, "POST /v1/marks", "", "{\"name\":\"m1\"}", 200),
+        (&set, "POST /v1/marks", "", "{\"name\":\"../m\"}", 400),
+        (&set, "POST /v1/pause", "", "{\"name\":\"m2\"}", 200),
+        (&set, "GET /v1/status", "", none, 200),
+        (&set, "POST /v1/resume", "", none, 200),
+        (&set, "POST /v1/disconnect", "", none, 200),
+        (&set, "POST /v1/connect", "", none, 200),
+        (&set, "POST /v1/replication/stop", "", none, 200),
+        (&set, "POST /v1/replication/start", "", none, 200),
+        (&set, "POST /v1/mirror", "", &full, 200),
+        (&set, "POST /v1/mirror", "", &difference, 409),
+        (&set, "POST /v1/umount/prepare", "", none, 200),
+        (&set, "POST /v1/umount/abandon", "", none, 200),
+        (&set, "POST /v1/stop", "", none, 409),
+        (&target, "GET /v1/status", "", none, 200),
+        (&target, "GET /v1/peers", "", none, 200),
+        (&target, "GET /v1/queue", "", none, 409),
         (
             &target,
             "POST /v1/invitations",
-            "/v1/invitations",
+            "",
             "{\"expires_seconds\":60}",
             200,
         ),
-        (
-            &target,
-            "POST /v1/invitations",
-            "/v1/invitations",
-            "{}",
-            400,
-        ),
+        (&target, "POST /v1/invitations", "", "{}", 400),
         (
             &target,
             "PATCH /v1/peers/{name}",
-            &peer,
+            "",
             "{\"quota_files\":100000}",
             200,
         ),
+        (&set, "DELETE /v1/peers/{name}", "", none, 409),
+        (&target, "POST /v1/key", "", none, 200),
         (
             &target,
-            "PATCH /v1/peers/{name}",
-            "/v1/peers/nobody",
-            "{}",
-            409,
-        ),
-        (
-            &target,
-            "DELETE /v1/peers/{name}",
-            "/v1/peers/nobody",
+            "POST /v1/replicas/pause",
             "",
-            409,
+            "{\"now\":true}",
+            200,
         ),
-        (&target, "POST /v1/key", "/v1/key", "", 200),
-    ] {
-        for accept in [ONE_VALUE, LINES] {
-            let told = asked(socket, words, path, accept, body);
+        (&target, "POST /v1/replicas/resume", "", none, 200),
+    ];
+    for accept in [ONE_VALUE, LINES] {
+        for (socket, words, query, body, status) in questions {
+            let (_, path) = words.split_once(' ').expect("a path");
+            let place = path.replace("{name}", name) + query;
+            let told = asked(socket, words, &place, accept, body);
             assert_eq!(told.status, status, "{words}: {told:#?}");
         }
-        answered.push(words.to_owned());
+        fixture.caught_up();
     }
+    let answered: Vec<&str> = questions.iter().map(|(_, words, ..)| *words).collect();
     for route in ROUTES {
         let words = format!("{} {}", route.method, route.path);
-        assert!(answered.contains(&words), "{words} is not asked");
+        assert!(answered.contains(&&*words), "{words} is not asked");
     }
     let operations = asked(
         &set,
