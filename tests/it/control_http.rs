@@ -428,15 +428,13 @@ fn a_connection_is_for_one_request() {
     assert!(told.is_whole, "{told:?}");
 }
 
-/// Answers everybody on a socket with `text`.
-fn play(run_dir: &Path, service: &Service, text: &'static [u8], hears_first: bool) {
+/// Answers everybody on a socket with `text`, whatever was asked.
+fn play(run_dir: &Path, service: &Service, text: &'static [u8]) {
     let listener = UnixListener::bind(service.socket(run_dir)).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            if hears_first {
-                let _ = stream.read(&mut [0; 4096]);
-            }
+            let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(text);
         }
     });
@@ -450,7 +448,7 @@ fn a_worker_of_the_time_before_http_is_known_and_what_to_do_is_told() {
         (set("data"), "`doppelfs restart data`"),
         (Service::Target(7420), "stop that target"),
     ] {
-        play(scratch.path(), &service, answer, true);
+        play(scratch.path(), &service, answer);
         let client = Client::connect(scratch.path(), &service).unwrap();
         let error = client.ask(&Request::Status, None).unwrap_err();
         assert!(matches!(error, Error::Older { .. }), "{error}");
@@ -471,15 +469,31 @@ fn a_refusal_before_the_question_is_understood() {
     let scratch = Scratch::new();
     let answer = b"HTTP/1.1 503 \r\ncontent-type: application/json\r\ncontent-length: 33\r\n\
         connection: close\r\n\r\n{\"code\":\"busy\",\"text\":\"too many\"}";
-    for (name, hears_first) in [("early", false), ("late", true)] {
-        play(scratch.path(), &set(name), answer, hears_first);
-        for _ in 0..50 {
-            let client = Client::connect(scratch.path(), &set(name)).unwrap();
-            match client.ask(&Request::Status, None).unwrap_err() {
-                Error::Refused(refusal) => assert_eq!(refusal.code, RefusalCode::Busy),
-                other => panic!("{name}: {other}"),
+    let service = set("data");
+    let listener = UnixListener::bind(service.socket(scratch.path())).unwrap();
+    for hears_first in [false, true] {
+        let client = Client::connect(scratch.path(), &service).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut tell = move || {
+            if hears_first {
+                let _ = stream.read(&mut [0; 4096]);
             }
+            stream.write_all(answer).unwrap();
+        };
+        // It has been told, and the connection closed, before it asks; or while it listens.
+        let told = match hears_first {
+            true => Some(std::thread::spawn(tell)),
+            false => {
+                tell();
+                drop(tell);
+                None
+            }
+        };
+        match client.ask(&Request::Status, None).unwrap_err() {
+            Error::Refused(refusal) => assert_eq!(refusal.code, RefusalCode::Busy),
+            other => panic!("{hears_first}: {other}"),
         }
+        told.into_iter().for_each(|told| told.join().unwrap());
     }
 }
 
@@ -494,13 +508,13 @@ fn an_answer_without_its_end_is_none() {
     ];
     for (number, answer) in cases.into_iter().enumerate() {
         let service = set(&format!("s{number}"));
-        play(scratch.path(), &service, answer, true);
+        play(scratch.path(), &service, answer);
         let client = Client::connect(scratch.path(), &service).unwrap();
         let error = client.ask(&Request::Status, Some(LONG)).unwrap_err();
         assert!(matches!(error, Error::CutOff { .. }), "{number}: {error}");
     }
     let strange = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
-    play(scratch.path(), &set("web"), strange, true);
+    play(scratch.path(), &set("web"), strange);
     let client = Client::connect(scratch.path(), &set("web")).unwrap();
     let error = client.ask(&Request::Status, None).unwrap_err();
     assert!(matches!(error, Error::NotUnderstood { .. }), "{error}");

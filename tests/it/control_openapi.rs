@@ -6,8 +6,8 @@ use crate::cli_scratch::{Scratch, runtime, set};
 use crate::openapi::{Description, LINES, ONE_VALUE, Told, ask};
 use doppelfs::control::status::{
     ConfinementStatus, ConnectionStatus, DataState, LayerState, MarkStatus, MirrorState,
-    MirrorStatus, PauseStatus, Replication, RootStatus, SetState, SetStatus, StreamStatus,
-    TargetState, TargetStatus, Transmit,
+    MirrorStatus, PauseStatus, QueueStatus, Replication, RootStatus, SetState, SetStatus,
+    StreamStatus, TargetState, TargetStatus, Transmit,
 };
 use doppelfs::control::{
     Access, Answer, BodyKind, CursorLine, DESCRIPTION, DESCRIPTION_PATH, Handler, Item, Items,
@@ -57,6 +57,10 @@ fn full_set() -> SetStatus {
             },
         ],
         mark: Some(MarkStatus::default()),
+        queue: QueueStatus {
+            used_percent: Some(0.5),
+            ..QueueStatus::default()
+        },
         warnings: vec!["a warning".to_owned()],
         error: text("no"),
         ..SetStatus::default()
