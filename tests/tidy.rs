@@ -38,11 +38,20 @@ const FLOORS: [(&str, u8); 28] = [
 ];
 
 /// Packages that only these rooms may name.
-const OWNERS: [(&str, &[&str]); 11] = [
+const OWNERS: [(&str, &[&str]); 20] = [
+    ("prometheus_client", &["metrics"]),
+    ("tar", &["cli"]),
+    ("flate2", &["cli"]),
     ("parking_lot", &["sync"]),
     ("fuser", &["fuse"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
+    ("axum", &["control", "cli"]),
+    ("hyper", &["control", "cli"]),
+    ("hyper_util", &["control", "cli"]),
+    ("http_body_util", &["control"]),
+    ("form_urlencoded", &["control"]),
+    ("percent_encoding", &["control"]),
     ("zstd", &["wire"]),
     ("rustls", &["wire"]),
     ("tokio_rustls", &["wire"]),

@@ -48,10 +48,39 @@ const FACTS: [&str; 12] = [
 /// Programs that know more.
 const PROGRAMS: [(&str, &[&str]); 5] = [
     ("df.txt", &["df", "-PT"]),
-    ("dmesg.txt", &["dmesg", "--ctime", "--level", "emerg,alert,crit,err,warn"]),
-    ("journal.txt", &["journalctl", "-t", "doppelfs", "-n", "2000", "--no-pager", "-o", "short-iso"]),
-    ("units.txt", &["systemctl", "status", "doppelfs@*", "doppelfs-target.service", "--no-pager", "-n", "0"]),
-    ("processes.txt", &["ps", "-eo", "pid,ppid,stat,wchan:32,etime,rss,comm"]),
+    (
+        "dmesg.txt",
+        &["dmesg", "--ctime", "--level", "emerg,alert,crit,err,warn"],
+    ),
+    (
+        "journal.txt",
+        &[
+            "journalctl",
+            "-t",
+            "doppelfs",
+            "-n",
+            "2000",
+            "--no-pager",
+            "-o",
+            "short-iso",
+        ],
+    ),
+    (
+        "units.txt",
+        &[
+            "systemctl",
+            "status",
+            "doppelfs@*",
+            "doppelfs-target.service",
+            "--no-pager",
+            "-n",
+            "0",
+        ],
+    ),
+    (
+        "processes.txt",
+        &["ps", "-eo", "pid,ppid,stat,wchan:32,etime,rss,comm"],
+    ),
 ];
 
 /// A value behind one of these words is not for others.
@@ -75,7 +104,8 @@ impl Bundle {
         header.set_mode(0o600);
         header.set_mtime(self.seconds);
         self.count += 1;
-        self.tar.append_data(&mut header, self.top.join(name), bytes)
+        self.tar
+            .append_data(&mut header, self.top.join(name), bytes)
     }
 
     fn put_json(&mut self, name: &str, value: &impl Serialize) -> std::io::Result<()> {
@@ -139,7 +169,9 @@ fn without_secret(line: &str) -> String {
 
 /// What a program prints, when it ends in time.
 fn output_of(words: &[&str]) -> std::io::Result<Vec<u8>> {
-    let (program, arguments) = words.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let (program, arguments) = words
+        .split_first()
+        .ok_or(std::io::ErrorKind::InvalidInput)?;
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -169,14 +201,23 @@ pub(super) fn collect(
     output: Option<&Path>,
 ) -> anyhow::Result<Outcome> {
     let now = sys::realtime_ns();
-    let digits: String = clock_text(now).chars().filter(char::is_ascii_digit).take(14).collect();
+    let digits: String = clock_text(now)
+        .chars()
+        .filter(char::is_ascii_digit)
+        .take(14)
+        .collect();
     let top = PathBuf::from(format!("doppelfs-diag-{}-{digits}", sys::host_name()));
     let path = match output {
         Some(path) => path.to_owned(),
         None => PathBuf::from(format!("{}.tar.gz", top.display())),
     };
-    let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
-    let file = file.with_context(|| format!("cannot make {}; name another with --output", path.display()))?;
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path);
+    let file = file
+        .with_context(|| format!("cannot make {}; name another with --output", path.display()))?;
     let mut bundle = Bundle {
         tar: tar::Builder::new(GzEncoder::new(file, Compression::default())),
         top,
@@ -207,7 +248,11 @@ pub(super) fn collect(
 }
 
 fn fill(bundle: &mut Bundle, run_dir: &Path, config_dir: &Path) -> std::io::Result<()> {
-    let version = format!("doppelfs {}\nrun directory {}\n", env!("CARGO_PKG_VERSION"), run_dir.display());
+    let version = format!(
+        "doppelfs {}\nrun directory {}\n",
+        env!("CARGO_PKG_VERSION"),
+        run_dir.display()
+    );
     bundle.put("version.txt", version.as_bytes())?;
     match collect_status(run_dir, None) {
         Ok(report) => {

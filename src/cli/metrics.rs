@@ -45,7 +45,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 fn collect(run_dir: &Path) -> anyhow::Result<String> {
     let report = collect_status(run_dir, None)?;
     let up = report.sets.iter().filter(|set| set.worker_pid != 0);
-    let snapshots = up.filter_map(|set| ask(run_dir, &set.name)).collect::<Vec<_>>();
+    let snapshots = up
+        .filter_map(|set| ask(run_dir, &set.name))
+        .collect::<Vec<_>>();
     Ok(encode(gather(&report, &snapshots)))
 }
 
@@ -53,7 +55,10 @@ fn collect(run_dir: &Path) -> anyhow::Result<String> {
 fn ask(run_dir: &Path, name: &str) -> Option<Snapshot> {
     let service = Service::Set(SetName::new(name).ok()?);
     let client = Client::connect(run_dir, &service).ok()?;
-    match client.ask(&Request::Stats, Some(control::ANSWER_PATIENCE)).ok()? {
+    match client
+        .ask(&Request::Stats, Some(control::ANSWER_PATIENCE))
+        .ok()?
+    {
         Reply::Stats(snapshot) => Some(*snapshot),
         _ => None,
     }
@@ -94,9 +99,14 @@ pub(super) fn serve(run_dir: &Path, listen: Option<SocketAddr>) -> anyhow::Resul
         };
         let routes = Router::new()
             .route("/metrics", get(scrape))
-            .route("/", get(|| async { "doppelfs: the numbers are at /metrics\n" }))
+            .route(
+                "/",
+                get(|| async { "doppelfs: the numbers are at /metrics\n" }),
+            )
             .with_state(exporter);
-        Ready::on_stdout().serving(&format!("doppelfs metrics: serving on http://{address}/metrics"));
+        Ready::on_stdout().serving(&format!(
+            "doppelfs metrics: serving on http://{address}/metrics"
+        ));
         tokio::select! {
             () = accept(listener, routes) => Ok(()),
             told = told_to_end() => told.context("signals"),

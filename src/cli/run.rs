@@ -8,10 +8,13 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::args::{Cli, MetricsVerb, MirrorVerb, QueueVerb, ReplicationVerb, TargetVerb, Verb, command};
+use super::args::{
+    Cli, MetricsVerb, MirrorVerb, QueueVerb, ReplicationVerb, TargetVerb, Verb, command,
+};
 use super::compare::Depth;
 use super::{
-    alerts, compare, diag, metrics, mount, pauses, peers, queue, restart, show, stats, target, umount, wait,
+    alerts, compare, diag, metrics, mount, pauses, peers, queue, restart, show, stats, target,
+    umount, wait,
 };
 use crate::config::MountOptions;
 use crate::config::TargetOptions;

@@ -38,7 +38,7 @@ pub fn collect_status(run_dir: &Path, set: Option<&SetName>) -> Result<StatusRep
             (Ok(Reply::Target(status)), _) => report.targets.push(*status),
             (Ok(_), _) => {
                 let error = "it answered another question; is it of another version?";
-                put_unreachable(run_dir, &mut report, &service, error.to_owned());
+                put_unreachable(run_dir, &mut report, &service, error.to_owned(), true);
             }
             (
                 Err(
@@ -68,18 +68,39 @@ pub fn collect_status(run_dir: &Path, set: Option<&SetName>) -> Result<StatusRep
                 }),
                 _,
             ) => {}
-            (Err(error), _) => put_unreachable(run_dir, &mut report, &service, error.to_string()),
+            (Err(error), _) => {
+                let has_spoken = matches!(
+                    error,
+                    Error::Older { .. } | Error::Refused(_) | Error::NotUnderstood { .. }
+                );
+                put_unreachable(
+                    run_dir,
+                    &mut report,
+                    &service,
+                    error.to_string(),
+                    has_spoken,
+                );
+            }
         }
     }
     Ok(report)
 }
 
-fn put_unreachable(run_dir: &Path, report: &mut StatusReport, service: &Service, error: String) {
+/// Puts down a service that did not say how it is. One that has spoken explains itself better than its
+/// supervisor can.
+fn put_unreachable(
+    run_dir: &Path,
+    report: &mut StatusReport,
+    service: &Service,
+    error: String,
+    has_spoken: bool,
+) {
     match service {
         Service::Set(name) => {
             let mut status = SetStatus::unreachable(name.as_str(), error);
             if let Some(told) = Supervision::read(run_dir, name) {
-                status.error = Some(told.describe());
+                status.error = status.error.filter(|_| has_spoken);
+                status.error = status.error.or_else(|| Some(told.describe()));
                 status.supervisor_pid = told.pid;
                 status.worker_pid = told.worker_pid;
                 status.worker_restarts = told.restarts;

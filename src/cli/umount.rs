@@ -198,7 +198,15 @@ fn find_worker(run_dir: &Path, mountpoint: &Path) -> Option<(Service, u32)> {
         let service = Service::Set(name);
         let client = Client::connect(run_dir, &service).ok();
         let limit = Some(control::ANSWER_PATIENCE);
-        let reply = client.and_then(|c| c.ask(&Request::Status, limit).ok());
+        let reply = client.and_then(|c| match c.ask(&Request::Status, limit) {
+            Ok(reply) => Some(reply),
+            Err(error @ control::Error::Older { .. }) => {
+                // If it is the one, its end is not prepared, and the next mount looks for changes.
+                eprintln!("doppelfs: warning: {error}");
+                None
+            }
+            Err(_) => None,
+        });
         if let Some(Reply::Set(set)) = reply
             && set.roots.iter().any(|root| root.mountpoint == shown)
         {

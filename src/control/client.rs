@@ -1,14 +1,26 @@
 //! Asking a worker, with patience that ends.
 
-use std::io::{Read, Write};
+use std::error::Error as _;
+use std::future::Future;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper_util::rt::TokioIo;
+use tokio::runtime::{self, Runtime};
+
 use super::address::{self, Service};
-use super::message::{ANSWER_BYTES_MAX, Message, encode_request};
-use super::{Error, Item, Reply, Request};
+use super::http::{IN_LINES, ONE_VALUE};
+use super::message::{ANSWER_BYTES_MAX, Message};
+use super::overheard::{Beginning, Overheard};
+use super::routes::{Asked, encode_request};
+use super::{Error, Item, Refusal, RefusalCode, Reply, Request};
 use crate::sync;
 use crate::sys;
 
@@ -86,17 +98,12 @@ impl Client {
                 });
             }
         };
-        let client = Client {
+        Ok(Client {
             service: service.clone(),
             path,
             stream,
             patience,
-        };
-        client
-            .stream
-            .set_write_timeout(Some(patience))
-            .map_err(Error::io("set a timeout on", &client.path))?;
-        Ok(client)
+        })
     }
 
     /// Asks and waits for the one answer. `limit` bounds the whole conversation; without it only
@@ -118,42 +125,28 @@ impl Client {
         self.send(request, None)
     }
 
-    fn send(mut self, request: &Request, limit: Option<Duration>) -> Result<Answers, Error> {
-        let line = encode_request(request) + "\n";
-        match self.stream.write_all(line.as_bytes()) {
-            Ok(()) => {}
-            // It has closed already: what it said before that is to be read.
-            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
-            Err(e) => return Err(self.explain(e)),
-        }
-        let deadline_ns = limit.map(|limit| sys::monotonic_ns().saturating_add(nanos(limit)));
-        Ok(Answers {
-            client: self,
-            deadline_ns,
-            limit: limit.unwrap_or_default(),
-            has_heard: false,
-            buffer: Vec::new(),
-            reply: None,
-        })
-    }
-
-    fn silent(&self) -> Error {
-        Error::Silent {
-            service: self.service.to_string(),
-            path: self.path.clone(),
+    fn send(self, request: &Request, limit: Option<Duration>) -> Result<Answers, Error> {
+        let asked = encode_request(request)?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(Error::io("prepare to talk to", &self.path))?;
+        let beginning = Beginning::new();
+        let listening = Listening {
+            service: self.service,
+            path: self.path,
             patience: self.patience,
-        }
-    }
-
-    fn explain(&self, error: std::io::Error) -> Error {
-        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, TimedOut, WouldBlock};
-        match error.kind() {
-            WouldBlock | TimedOut => self.silent(),
-            BrokenPipe | ConnectionReset => Error::CutOff {
-                service: self.service.to_string(),
-            },
-            _ => Error::io("talk to", &self.path)(error),
-        }
+            deadline_ns: limit.map(|limit| sys::monotonic_ns().saturating_add(nanos(limit))),
+            limit: limit.unwrap_or_default(),
+            beginning: beginning.clone(),
+            has_heard: false,
+            runtime,
+        };
+        let (stream, path) = (self.stream, &listening.path);
+        let stream = stream.set_nonblocking(true).and_then(|()| {
+            let _context = listening.runtime.enter();
+            tokio::net::UnixStream::from_std(stream)
+        });
+        let stream = stream.map_err(Error::io("talk to", path))?;
+        listening.ask(asked, Overheard { stream, beginning })
     }
 }
 
@@ -161,13 +154,158 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Waiting for a worker, as long as is allowed.
+#[derive(Debug)]
+struct Listening {
+    service: Service,
+    path: PathBuf,
+    patience: Duration,
+    deadline_ns: Option<u64>,
+    limit: Duration,
+    beginning: Beginning,
+    has_heard: bool,
+    /// Drives the connection, only while somebody waits.
+    runtime: Runtime,
+}
+
+impl Listening {
+    /// Sends the request and waits for the head of the answer.
+    fn ask(mut self, asked: Asked, stream: Overheard) -> Result<Answers, Error> {
+        let request = hyper::Request::builder()
+            .method(asked.route.method)
+            .uri(asked.target())
+            .header(HOST, "doppelfs")
+            .header(ACCEPT, IN_LINES)
+            .header(CONTENT_TYPE, ONE_VALUE)
+            .body(Full::new(Bytes::from(asked.body)));
+        let request = request.map_err(|e| {
+            let text = format!("request {}: {e}", asked.route.name);
+            Refusal::new(RefusalCode::Malformed, text)
+        })?;
+        let response = self.wait(async {
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            sender.send_request(request).await
+        })?;
+        let response = response.map_err(|e| self.explain(&e))?;
+        let kind = response.headers().get(CONTENT_TYPE);
+        let is_in_lines = kind.is_some_and(|kind| kind == IN_LINES);
+        let status = response.status();
+        let mut answers = Answers {
+            body: response.into_body(),
+            listening: self,
+            buffer: Vec::new(),
+            reply: None,
+        };
+        if is_in_lines {
+            return Ok(answers);
+        }
+        // It had no lines for this: there was no place, or it is no worker of ours.
+        while answers.buffer.len() <= ANSWER_BYTES_MAX && answers.read_more()? {}
+        match serde_json::from_slice::<Refusal>(&answers.buffer) {
+            Ok(refusal) if !status.is_success() => Err(refusal.into()),
+            _ => {
+                let text = String::from_utf8_lossy(&answers.buffer);
+                Err(answers
+                    .listening
+                    .not_understood(format!("{status} {text:.120}")))
+            }
+        }
+    }
+
+    /// Waits for what the worker says next.
+    fn wait<T>(&mut self, next: impl Future<Output = T>) -> Result<T, Error> {
+        let mut patience = self.patience;
+        if let Some(deadline) = self.deadline_ns {
+            let left = Duration::from_nanos(deadline.saturating_sub(sys::monotonic_ns()));
+            patience = patience.min(left);
+        }
+        let is_short = patience < self.patience;
+        let timed = async { tokio::time::timeout(patience, next).await };
+        match self.runtime.block_on(timed) {
+            Ok(heard) => {
+                self.has_heard = true;
+                Ok(heard)
+            }
+            Err(_) if is_short && self.has_heard => Err(Error::Late {
+                service: self.service.to_string(),
+                limit: self.limit,
+            }),
+            Err(_) => Err(Error::Silent {
+                service: self.service.to_string(),
+                path: self.path.clone(),
+                patience: self.patience,
+            }),
+        }
+    }
+
+    fn cut_off(&self) -> Error {
+        Error::CutOff {
+            service: self.service.to_string(),
+        }
+    }
+
+    fn not_understood(&self, text: String) -> Error {
+        Error::NotUnderstood {
+            service: self.service.to_string(),
+            text,
+        }
+    }
+
+    fn explain(&self, error: &hyper::Error) -> Error {
+        let beginning = self.beginning.bytes();
+        if beginning.starts_with(OLDER) {
+            return Error::Older {
+                service: self.service.to_string(),
+                remedy: match &self.service {
+                    Service::Set(set) => format!(
+                        "`doppelfs restart {set}` gives the mount to a worker of this version"
+                    ),
+                    Service::Target(_) => "stop that target and serve it again".to_owned(),
+                },
+            };
+        }
+        // Somebody was sent away before the question could be asked.
+        if let Some(refusal) = refusal_in(&beginning).filter(|_| !self.has_heard) {
+            return refusal.into();
+        }
+        if error.is_parse() {
+            let text = String::from_utf8_lossy(&beginning);
+            return self.not_understood(format!("{error} in {text:.120}"));
+        }
+        match error
+            .source()
+            .and_then(|e| e.downcast_ref::<std::io::Error>())
+        {
+            Some(io) => match io.kind() {
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => {
+                    self.cut_off()
+                }
+                kind => Error::io("talk to", &self.path)(kind.into()),
+            },
+            None => self.cut_off(),
+        }
+    }
+}
+
+/// What a worker of an older version begins every answer with.
+const OLDER: &[u8] = b"{\"kind\":";
+
+/// What stands in a response that came before its request.
+fn refusal_in(bytes: &[u8]) -> Option<Refusal> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let refusal = head
+        .starts_with("HTTP/1.")
+        .then(|| serde_json::from_str(body));
+    refusal?.ok()
+}
+
 /// The answers to one request. Dropping it ends the request.
 #[derive(Debug)]
 pub struct Answers {
-    client: Client,
-    deadline_ns: Option<u64>,
-    limit: Duration,
-    has_heard: bool,
+    body: Incoming,
+    listening: Listening,
     buffer: Vec<u8>,
     reply: Option<Reply>,
 }
@@ -183,9 +321,9 @@ impl Answers {
         }
         loop {
             let line = self.read_line()?;
-            let message = serde_json::from_slice(&line).map_err(|e| Error::NotUnderstood {
-                service: self.client.service.to_string(),
-                text: format!("{e} in {:.120}", String::from_utf8_lossy(&line)),
+            let message = serde_json::from_slice(&line).map_err(|e| {
+                let text = String::from_utf8_lossy(&line);
+                self.listening.not_understood(format!("{e} in {text:.120}"))
             })?;
             match message {
                 Message::Alive => {}
@@ -205,9 +343,7 @@ impl Answers {
     /// As [`Client::ask`].
     pub fn reply(mut self) -> Result<Reply, Error> {
         while self.next_item()?.is_some() {}
-        self.reply.take().ok_or_else(|| Error::CutOff {
-            service: self.client.service.to_string(),
-        })
+        self.reply.take().ok_or_else(|| self.listening.cut_off())
     }
 
     fn read_line(&mut self) -> Result<Vec<u8>, Error> {
@@ -221,50 +357,24 @@ impl Answers {
             }
             searched = self.buffer.len();
             if searched > ANSWER_BYTES_MAX {
-                return Err(Error::NotUnderstood {
-                    service: self.client.service.to_string(),
-                    text: format!("a line of more than {ANSWER_BYTES_MAX} bytes"),
-                });
+                let text = format!("a line of more than {ANSWER_BYTES_MAX} bytes");
+                return Err(self.listening.not_understood(text));
             }
-            self.read_more()?;
+            if !self.read_more()? {
+                return Err(self.listening.cut_off());
+            }
         }
     }
 
-    fn read_more(&mut self) -> Result<(), Error> {
-        let mut patience = self.client.patience;
-        if let Some(deadline) = self.deadline_ns {
-            let left = Duration::from_nanos(deadline.saturating_sub(sys::monotonic_ns()));
-            if left.is_zero() && !self.has_heard {
-                return Err(self.client.silent());
+    /// False at the end.
+    fn read_more(&mut self) -> Result<bool, Error> {
+        match self.listening.wait(self.body.frame())? {
+            None => Ok(false),
+            Some(Ok(frame)) => {
+                self.buffer.extend(frame.into_data().unwrap_or_default());
+                Ok(true)
             }
-            if left.is_zero() {
-                return Err(Error::Late {
-                    service: self.client.service.to_string(),
-                    limit: self.limit,
-                });
-            }
-            // A little longer than the limit: so that its end is seen here, not taken for silence.
-            patience = patience.min(left + Duration::from_millis(1));
-        }
-        let is_short = patience < self.client.patience;
-        let mut stream = &self.client.stream;
-        stream
-            .set_read_timeout(Some(patience.max(Duration::from_millis(1))))
-            .map_err(Error::io("set a timeout on", &self.client.path))?;
-        let mut chunk = [0u8; 16 << 10];
-        match stream.read(&mut chunk) {
-            Ok(0) => Err(Error::CutOff {
-                service: self.client.service.to_string(),
-            }),
-            Ok(count) => {
-                self.has_heard = true;
-                self.buffer.extend(chunk.iter().take(count));
-                Ok(())
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => Ok(()),
-            // The limit ended before the patience did: the caller's loop comes back and sees it.
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && is_short => Ok(()),
-            Err(e) => Err(self.client.explain(e)),
+            Some(Err(error)) => Err(self.listening.explain(&error)),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::sys::NotPrivate;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalCode {
-    /// The line is no request.
+    /// It is no request.
     Malformed,
     /// The client speaks another version of the API.
     Version,
@@ -26,6 +26,31 @@ pub enum RefusalCode {
     Denied,
     /// Too many ask at the same time.
     Busy,
+}
+
+impl RefusalCode {
+    /// All of them.
+    pub const ALL: [RefusalCode; 7] = [
+        RefusalCode::Malformed,
+        RefusalCode::Version,
+        RefusalCode::Unknown,
+        RefusalCode::State,
+        RefusalCode::Failed,
+        RefusalCode::Denied,
+        RefusalCode::Busy,
+    ];
+
+    /// The status of HTTP that goes with it.
+    pub fn status(self) -> u16 {
+        match self {
+            RefusalCode::Malformed | RefusalCode::Version => 400,
+            RefusalCode::Denied => 403,
+            RefusalCode::Unknown => 404,
+            RefusalCode::State => 409,
+            RefusalCode::Failed => 500,
+            RefusalCode::Busy => 503,
+        }
+    }
 }
 
 /// A worker's "no", with what to do.
@@ -97,6 +122,17 @@ pub enum Error {
     CutOff {
         /// As in [`Error::NotRunning`].
         service: String,
+    },
+    /// The worker was started by an older version, which talks in lines. Nothing was done.
+    #[error(
+        "the worker of {service} was started by an older version of doppelfs, with which this one cannot \
+         talk; {remedy}"
+    )]
+    Older {
+        /// As in [`Error::NotRunning`].
+        service: String,
+        /// What makes it understand.
+        remedy: String,
     },
     /// What came is no answer: another program or another version listens there.
     #[error("{service} answered something that this version does not understand: {text}")]

@@ -1,28 +1,28 @@
-//! Requests and answers, as they stand on the socket.
+//! Requests and answers, as programs see them.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+use super::Refusal;
 use super::peers::{PeerLine, PeersReport, SecretText, TermsChange};
 use super::queue_line::QueueLine;
 use super::status::{SetStatus, TargetStatus};
-use super::{Refusal, RefusalCode};
 use crate::stats::Snapshot;
 use crate::types::MarkName;
 
-/// Version of the API. A change that an older side would misunderstand raises it; new requests and
-/// new fields do not.
+/// Version of the API, the first part of every path. A change that an older side would misunderstand raises
+/// it; new requests and new fields do not.
 ///
-/// * 1: the first.
+/// * 1: HTTP. (Before there was another one, of lines of JSON.)
 pub const VERSION: u32 = 1;
 
 /// How often a server says that it lives while an answer is under way.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Longest line of a request.
+/// Longest body of a request.
 pub(super) const REQUEST_BYTES_MAX: usize = 64 << 10;
 
-/// Longest line of an answer.
+/// Longest line of an answer, and longest answer that is no stream.
 pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// How much a mirror compares before it sends.
@@ -35,7 +35,7 @@ pub enum MirrorKind {
     Difference,
 }
 
-/// What a worker can be asked.
+/// What a worker can be asked. Each has its row in [`ROUTES`](super::ROUTES).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Request {
@@ -51,6 +51,7 @@ pub enum Request {
     /// The last `count` operations as items, then, if `follow`, each new one until the client goes.
     QueueTail {
         /// Go on.
+        #[serde(default)]
         follow: bool,
         /// How many of the past.
         count: u64,
@@ -78,6 +79,7 @@ pub enum Request {
         /// The mirror path; without one the directory with the source's name.
         path: Option<String>,
         /// The source's limits.
+        #[serde(default)]
         terms: TermsChange,
         /// How long it is good.
         expires_seconds: u64,
@@ -121,6 +123,7 @@ pub enum Request {
     /// End the connections, and make none.
     Disconnect {
         /// Keep nothing for the targets any more.
+        #[serde(default)]
         forget: bool,
     },
     /// Make the connections again.
@@ -134,6 +137,7 @@ pub enum Request {
         /// The mirror path; all without one.
         path: Option<String>,
         /// Do not wait until the replica is what its source was at one moment.
+        #[serde(default)]
         now: bool,
     },
     /// Apply again (targets).
@@ -144,39 +148,13 @@ pub enum Request {
     /// Change the target's own key: announce the next one, or go over to it.
     RotateKey {
         /// Go over to the one that was announced.
+        #[serde(default)]
         finish: bool,
         /// Also where sources do not know it yet.
+        #[serde(default)]
         force: bool,
     },
 }
-
-/// The names of all requests, for the message about an unknown one.
-pub const REQUEST_NAMES: [&str; 24] = [
-    "status",
-    "wait",
-    "queue-tail",
-    "queue-show",
-    "stats",
-    "mirror-start",
-    "prepare-umount",
-    "abandon-umount",
-    "stop",
-    "invite",
-    "peers",
-    "revoke-peer",
-    "set-peer",
-    "rotate-key",
-    "hold",
-    "mark",
-    "pause",
-    "resume",
-    "disconnect",
-    "connect",
-    "stop-replication",
-    "start-replication",
-    "pause-replicas",
-    "resume-replicas",
-];
 
 /// One of a stream of answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -352,59 +330,4 @@ pub(super) enum Message {
     Done(Reply),
     /// The last one: no.
     Refused(Refusal),
-}
-
-#[derive(Serialize)]
-struct Envelope<'a> {
-    version: u32,
-    #[serde(flatten)]
-    request: &'a Request,
-}
-
-/// The line for `request`, without its end.
-pub fn encode_request(request: &Request) -> String {
-    let envelope = Envelope {
-        version: VERSION,
-        request,
-    };
-    serde_json::to_string(&envelope).unwrap_or_default()
-}
-
-/// Reads the line of a request.
-///
-/// # Errors
-/// A [`Refusal`] that says which part is wrong.
-pub fn parse_request(line: &[u8]) -> Result<Request, Refusal> {
-    let no = |code, text: String| Err(Refusal::new(code, text));
-    let value: serde_json::Value = match serde_json::from_slice(line) {
-        Ok(value) => value,
-        Err(e) => return no(RefusalCode::Malformed, format!("not a line of JSON: {e}")),
-    };
-    let field = |key| value.get(key);
-    match field("version").and_then(serde_json::Value::as_u64) {
-        Some(version) if version == u64::from(VERSION) => {}
-        Some(other) => {
-            let text = format!(
-                "the client speaks version {other} of the control API, this worker version \
-                 {VERSION}; use the `doppelfs` that the worker was started from"
-            );
-            return no(RefusalCode::Version, text);
-        }
-        None => {
-            let text = "a request needs \"version\" and \"do\"".to_owned();
-            return no(RefusalCode::Malformed, text);
-        }
-    }
-    let name = field("do")
-        .and_then(serde_json::Value::as_str)
-        .unwrap_or_default();
-    if !REQUEST_NAMES.contains(&name) {
-        let text = format!(
-            "unknown request {name:?}; known are {}",
-            REQUEST_NAMES.join(", ")
-        );
-        return no(RefusalCode::Unknown, text);
-    }
-    serde_json::from_value(value.clone())
-        .map_err(|e| Refusal::new(RefusalCode::Malformed, format!("request {name:?}: {e}")))
 }

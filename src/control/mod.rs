@@ -1,4 +1,4 @@
-//! The local API: one unix socket per set and per target, requests and answers as lines of JSON.
+//! The local API: one unix socket per set and per target, HTTP and JSON over it.
 //!
 //! # Contract
 //! A worker starts a [`Server`] on `<run dir>/<set>.sock` (a target on
@@ -7,18 +7,23 @@
 //! is said in `status` stands in [`status`], what lists of operations show in [`QueueLine`].
 //!
 //! # Format
-//! One connection carries one request: a line `{"version":1,"do":"<request>", ...}`. The answer is
-//! any number of `{"kind":"item","body":..}` and `{"kind":"alive"}` lines and then exactly one of
-//! `{"kind":"done","body":..}` and `{"kind":"refused","body":{"code":..,"text":..}}`. A line ends
-//! with `\n` and has none within.
+//! HTTP/1.1, one request for each connection; `docs/openapi.json` describes it, `docs/api.md` shows it.
+//! [`ROUTES`] says by which method and path each [`Request`] is asked. An answer has one of two forms:
+//! * `application/json`: the reply alone, when it is there. For people and scripts.
+//! * `application/x-ndjson`, where the client accepts that, and for what goes on for ever: any number of lines
+//!   `{"kind":"item","body":..}` and `{"kind":"alive"}` and then exactly one of `{"kind":"done","body":..}` and
+//!   `{"kind":"refused","body":{"code":..,"text":..}}`. This is what [`Client`] asks for.
 //! ```text
-//! > {"version":1,"do":"wait","caught_up":true,"timeout_ms":5000}
+//! > GET /v1/wait?caught_up=true&timeout_ms=5000 HTTP/1.1
+//! < HTTP/1.1 200 OK
 //! < {"kind":"alive"}
 //! < {"kind":"done","body":{"reply":"waited","caught_up":true,"reason":null}}
 //! ```
+//! [`RefusalCode::status`] says which status goes with a refusal. One that comes after the first line cannot change
+//! the status any more, which is 200 then: the last line counts.
 //!
 //! # Invariants
-//! * While an answer is under way the server says `alive` every [`HEARTBEAT`], so a client that
+//! * While an answer in lines is under way the server says `alive` every [`HEARTBEAT`], so a client that
 //!   hears nothing for longer knows that the worker is stopped, not busy.
 //! * The name of a set belongs to who holds the lock on `<set>.lock`; the socket file alone proves
 //!   nothing, it may be left over.
@@ -26,25 +31,32 @@
 //!   `doppelfs-monitor` what [`Request::needs`] only [`Access::Look`] for; they are told no names of files.
 //!   Others get no answer and see nothing: the directory is 0700, the sockets are 0600, access control
 //!   lists let the two groups in, and the peer's credentials are looked at, too.
-//! * Nobody takes the places of others: of 256 a user has 32, and 64 are root's.
+//! * Nobody takes the places of others: of 256 a user has 32, and 64 are root's. A place is for one request; who does
+//!   not say it, or does not take what is told, within [`Terms::patience`] loses it.
+//! * Nothing that a client sends or asks for is held in memory beyond a limit.
 //!
 //! # Failure
-//! A client that goes takes its request with it: the answer's future is dropped at the next line
-//! that cannot be written, at most a heartbeat later. A handler that panics closes the connection;
-//! the client reports it.
+//! A client that goes takes its request with it: the answer's future is dropped at most a heartbeat later. A handler that panics closes the connection;
+//! the client reports it. A worker of the time before HTTP is told from others by its first bytes
+//! ([`Error::Older`]).
 
 mod access;
 mod address;
 mod client;
 mod error;
 mod escape;
+mod http;
 mod message;
+mod overheard;
+mod patient;
 mod peers;
 mod queue_line;
+mod routes;
 mod rundir;
 mod seats;
 mod server;
 pub mod status;
+mod telling;
 
 pub use access::{ADMIN_GROUP, Access, Groups, MONITOR_GROUP};
 pub use address::{Service, list_services, list_sets};
@@ -52,10 +64,13 @@ pub use client::{ANSWER_PATIENCE, Answers, Client};
 pub use error::{Error, Refusal, RefusalCode};
 pub use escape::{escape, unescape};
 pub use message::{
-    CursorLine, HEARTBEAT, Item, MirrorKind, QueueReport, REQUEST_NAMES, Reply, Request,
-    SegmentLine, VERSION, encode_request, parse_request,
+    CursorLine, HEARTBEAT, Item, MirrorKind, QueueReport, Reply, Request, SegmentLine, VERSION,
 };
 pub use peers::{PeerLine, PeersReport, RefusalLine, SecretText, TermsChange};
 pub use queue_line::QueueLine;
+pub use routes::{
+    Asked, BodyKind, DESCRIPTION, DESCRIPTION_PATH, Parameter, ParameterKind, ROUTES, Route,
+    encode_request,
+};
 pub use rundir::make_run_dir;
 pub use server::{Answer, Handler, Items, Server, Terms};

@@ -8,15 +8,26 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request as HttpRequest;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
-use super::access::{ADMIN_GROUP, Access, Groups, denied_text};
+use super::access::{Access, Groups, denied_text};
 use super::address::{self, Service};
-use super::message::{HEARTBEAT, Message, REQUEST_BYTES_MAX, parse_request};
+use super::http::{self, Caller, ONE_VALUE};
+use super::message::HEARTBEAT;
+use super::patient::Patient;
 use super::rundir;
 use super::seats::{Seat, Seats};
 use super::{Error, Item, Refusal, RefusalCode, Reply, Request};
@@ -25,8 +36,11 @@ use crate::sys;
 /// How long a client may take to say what it wants, or to take what it is told.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Items under way to a client that is slow.
-const ITEMS_MAX: usize = 64;
+/// Longest head of a request: method, path, query and headers.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Those who get no place and are told so, at the same time.
+const LEAVING_MAX: usize = 64;
 
 /// The answer to one request; it is dropped unfinished when the client has gone.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Reply, Refusal>> + Send>>;
@@ -43,6 +57,10 @@ pub trait Handler: Send + Sync + 'static {
 pub struct Items(mpsc::Sender<Item>);
 
 impl Items {
+    pub(super) fn new(sender: mpsc::Sender<Item>) -> Items {
+        Items(sender)
+    }
+
     /// Hands one over, waiting for a slow client; false when nobody listens any more.
     pub async fn send(&self, item: Item) -> bool {
         self.0.send(item).await.is_ok()
@@ -140,7 +158,7 @@ impl Server {
         };
         let groups = rundir::let_in(opened, &path, terms.groups)?;
         let door = Arc::new(Door {
-            handler,
+            router: http::router(&handler),
             owner,
             groups,
             patience: terms.patience,
@@ -187,7 +205,7 @@ fn take_name(run_dir: &Path, service: &Service) -> Result<File, Error> {
 
 /// What every conversation needs to know.
 struct Door {
-    handler: Arc<dyn Handler>,
+    router: Router,
     /// The server's own user.
     owner: u32,
     /// Empty until they have been looked up.
@@ -197,9 +215,11 @@ struct Door {
 
 async fn accept(listener: UnixListener, door: Arc<Door>) {
     let mut clients = JoinSet::new();
+    let mut leaving = JoinSet::new();
     let seats = Seats::new();
     loop {
         while clients.try_join_next().is_some() {}
+        while leaving.try_join_next().is_some() {}
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -211,8 +231,13 @@ async fn accept(listener: UnixListener, door: Arc<Door>) {
         };
         let (access, seat) = match admit(&stream, &door, &seats) {
             Ok(admitted) => admitted,
+            Err(refusal) if leaving.len() < LEAVING_MAX => {
+                leaving.spawn(send_away(stream, refusal));
+                continue;
+            }
             Err(refusal) => {
-                refuse_at_once(&stream, refusal);
+                // The buffer of a new socket has room for it.
+                let _ = stream.try_write(&head_and_body(&refusal));
                 continue;
             }
         };
@@ -250,79 +275,63 @@ fn admit(stream: &UnixStream, door: &Door, seats: &Arc<Seats>) -> Result<(Access
     }
 }
 
-/// Tells who gets no place why; the buffer of a new socket has room for it. Nobody is waited for.
-fn refuse_at_once(stream: &UnixStream, refusal: Refusal) {
-    let mut line = serde_json::to_vec(&Message::Refused(refusal)).unwrap_or_default();
-    line.push(b'\n');
-    let _ = stream.try_write(&line);
+/// The whole response for who gets no place; whatever form was asked for.
+fn head_and_body(refusal: &Refusal) -> Vec<u8> {
+    let body = serde_json::to_string(refusal).unwrap_or_default() + "\n";
+    let status = refusal.code.status();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status} \r\ncontent-type: {ONE_VALUE}\r\ncontent-length: {length}\r\n\
+         connection: close\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
-async fn converse(mut stream: UnixStream, door: &Door, access: Access) -> std::io::Result<()> {
-    let patience = door.patience;
-    let line = match tokio::time::timeout(patience, read_line(&mut stream)).await {
-        Ok(line) => line?,
-        Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
-    };
-    let request = match parse_request(&line) {
-        Ok(request) if request.needs() <= access => request,
-        Ok(_) => {
-            let text = format!("permission denied: this needs root or group {ADMIN_GROUP}");
-            let refusal = Refusal::new(RefusalCode::Denied, text);
-            return say(&mut stream, &Message::Refused(refusal), patience).await;
+/// Tells who gets no place why. Clients of HTTP want to have asked before they listen, and lose what they were
+/// told when the connection is closed while they still write: they are heard for a moment.
+async fn send_away(mut stream: UnixStream, refusal: Refusal) {
+    let mut chunk = [0; 4096];
+    let until = Instant::now() + HEARTBEAT;
+    let mut heard = Vec::new();
+    let is_asked = |heard: &[u8]| heard.windows(4).any(|four| four == b"\r\n\r\n");
+    while !is_asked(&heard) && heard.len() < HEAD_BYTES_MAX {
+        match timeout_at(until, stream.read(&mut chunk)).await {
+            Ok(Ok(count)) if count > 0 => heard.extend(chunk.iter().take(count)),
+            _ => break,
         }
-        Err(refusal) => return say(&mut stream, &Message::Refused(refusal), patience).await,
-    };
-    let (sender, mut items) = mpsc::channel(ITEMS_MAX);
-    let mut answer = Arc::clone(&door.handler).handle(request, Items(sender));
-    let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let last = loop {
-        let message = tokio::select! {
-            biased;
-            Some(item) = items.recv() => Message::Item(item),
-            last = &mut answer => break last,
-            _ = beat.tick() => Message::Alive,
-        };
-        say(&mut stream, &message, patience).await?;
-    };
-    drop(answer);
-    while let Ok(item) = items.try_recv() {
-        say(&mut stream, &Message::Item(item), patience).await?;
     }
-    let last = match access {
-        Access::Act => last,
-        Access::Look => last.map(Reply::without_names),
+    let told = async {
+        stream.write_all(&head_and_body(&refusal)).await?;
+        stream.shutdown().await?;
+        while stream.read(&mut chunk).await? > 0 {}
+        std::io::Result::Ok(())
     };
-    let last = last.map_or_else(Message::Refused, Message::Done);
-    say(&mut stream, &last, patience).await
+    let _ = timeout(HEARTBEAT, told).await;
 }
 
-async fn read_line(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    let mut chunk = [0u8; 4096];
-    loop {
-        let count = stream.read(&mut chunk).await?;
-        line.extend(chunk.iter().take(count));
-        if let Some(end) = line.iter().position(|&b| b == b'\n') {
-            line.truncate(end);
-            return Ok(line);
-        }
-        // A last line without its end is one, too; one without an end at all is not.
-        if count == 0 || line.len() > REQUEST_BYTES_MAX {
-            return Ok(line);
-        }
-    }
-}
-
-async fn say(
-    stream: &mut UnixStream,
-    message: &Message,
-    patience: Duration,
-) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(message).map_err(std::io::Error::other)?;
-    line.push(b'\n');
-    match tokio::time::timeout(patience, stream.write_all(&line)).await {
-        Ok(result) => result,
-        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
-    }
+/// One request and its answer.
+async fn converse(
+    stream: UnixStream,
+    door: &Door,
+    access: Access,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let line = stream.as_fd().try_clone_to_owned()?;
+    let caller = Caller {
+        line: Arc::new(line.into()),
+        access,
+        until: Instant::now() + door.patience,
+    };
+    let router = TowerToHyperService::new(door.router.clone());
+    let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(caller.clone());
+        router.call(request.map(axum::body::Body::new) as HttpRequest)
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(door.patience)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(Patient::new(stream, door.patience)), answer)
+        .await?;
+    Ok(())
 }

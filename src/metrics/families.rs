@@ -57,33 +57,93 @@ pub(super) const STREAM_BEHIND: &str = "doppelfs_stream_unapplied_ops";
 /// All of them.
 pub const FAMILIES: &[Family] = &[
     gauge(UP, "Whether the set or target answers: 1, or 0."),
-    gauge(INFO, "Always 1; the label tells the version of the program that was asked."),
-    gauge(SET_STATE, "1 for the state that the set is in, 0 for the others."),
+    gauge(
+        INFO,
+        "Always 1; the label tells the version of the program that was asked.",
+    ),
+    gauge(
+        SET_STATE,
+        "1 for the state that the set is in, 0 for the others.",
+    ),
     counter(names::CAPTURED_OPS, "Operations captured on the mount."),
-    counter(names::CAPTURED_BYTES, "Bytes that were written on the mount and captured."),
-    counter(names::GAPS, "Operations that were done and could not be recorded; their files are sent again."),
-    gauge(names::QUEUE_OPS, "Operations that some target does not hold durably yet."),
+    counter(
+        names::CAPTURED_BYTES,
+        "Bytes that were written on the mount and captured.",
+    ),
+    counter(
+        names::GAPS,
+        "Operations that were done and could not be recorded; their files are sent again.",
+    ),
+    gauge(
+        names::QUEUE_OPS,
+        "Operations that some target does not hold durably yet.",
+    ),
     gauge(names::QUEUE_BYTES, "Bytes of their records."),
     gauge(names::QUEUE_DISK_BYTES, "Disk space that the queue takes."),
-    gauge(names::QUEUE_OLDEST_SECONDS, "Age of the oldest operation in the queue."),
-    gauge(QUEUE_USED, "Share of the room that limit and disk leave to the queue, from 0 to 1."),
+    gauge(
+        names::QUEUE_OLDEST_SECONDS,
+        "Age of the oldest operation in the queue.",
+    ),
+    gauge(
+        QUEUE_USED,
+        "Share of the room that limit and disk leave to the queue, from 0 to 1.",
+    ),
     counter(WORKER_RESTARTS, "Workers that took over the mount."),
-    gauge(CONNECTED, "Whether there is a session with the target: 1, or 0."),
-    gauge(TRANSMIT_STATE, "1 for what the connection does, 0 for the rest."),
-    gauge(DATA_STATE, "1 for what the replica is worth, 0 for the rest."),
+    gauge(
+        CONNECTED,
+        "Whether there is a session with the target: 1, or 0.",
+    ),
+    gauge(
+        TRANSMIT_STATE,
+        "1 for what the connection does, 0 for the rest.",
+    ),
+    gauge(
+        DATA_STATE,
+        "1 for what the replica is worth, 0 for the rest.",
+    ),
     gauge(TARGET_STATE, "1 for what the target does, 0 for the rest."),
     counter(names::SENT_OPS, "Operations handed to the connection."),
-    counter(names::SENT_BYTES, "Bytes of records handed to the connection, before compression."),
-    counter(names::WIRE_BYTES, "Bytes that went over the wire, compressed."),
-    counter(names::MIRROR_BYTES, "Bytes of mirrors among the bytes sent."),
+    counter(
+        names::SENT_BYTES,
+        "Bytes of records handed to the connection, before compression.",
+    ),
+    counter(
+        names::WIRE_BYTES,
+        "Bytes that went over the wire, compressed.",
+    ),
+    counter(
+        names::MIRROR_BYTES,
+        "Bytes of mirrors among the bytes sent.",
+    ),
     counter(names::RECONNECTS, "Sessions after the first."),
-    gauge(names::LAG_OPS, "Operations captured that have not passed the stage."),
-    gauge(names::LAG_BYTES, "Bytes captured that have not passed the stage."),
-    gauge(names::LAG_SECONDS, "Age of the oldest operation that has not passed the stage."),
+    gauge(
+        names::LAG_OPS,
+        "Operations captured that have not passed the stage.",
+    ),
+    gauge(
+        names::LAG_BYTES,
+        "Bytes captured that have not passed the stage.",
+    ),
+    gauge(
+        names::LAG_SECONDS,
+        "Age of the oldest operation that has not passed the stage.",
+    ),
     counter(REFUSED, "Connections that the target refused."),
     gauge(PEERS, "Sources that are paired with the target."),
-    gauge(STREAM_CONNECTED, "Whether the source of a replica is connected: 1, or 0."),
-    gauge(STREAM_DATA_STATE, "1 for what the replica is worth, 0 for the rest."),
-    gauge(STREAM_STATE, "1 for what the applier of the replica does, 0 for the rest."),
-    gauge(STREAM_BEHIND, "Operations that the target holds and the replica does not show yet."),
+    gauge(
+        STREAM_CONNECTED,
+        "Whether the source of a replica is connected: 1, or 0.",
+    ),
+    gauge(
+        STREAM_DATA_STATE,
+        "1 for what the replica is worth, 0 for the rest.",
+    ),
+    gauge(
+        STREAM_STATE,
+        "1 for what the applier of the replica does, 0 for the rest.",
+    ),
+    gauge(
+        STREAM_BEHIND,
+        "Operations that the target holds and the replica does not show yet.",
+    ),
 ];

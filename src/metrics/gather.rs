@@ -146,7 +146,11 @@ impl Samples {
         ];
         let is_connected = f64::from(u8::from(stream.connected));
         self.put(STREAM_CONNECTED, labels.clone(), is_connected);
-        self.states(STREAM_DATA_STATE, &labels, (&DATA_STATES, stream.data_state));
+        self.states(
+            STREAM_DATA_STATE,
+            &labels,
+            (&DATA_STATES, stream.data_state),
+        );
         let state = stream.target_state;
         self.states(STREAM_STATE, &labels, (&TARGET_STATES, state));
         let behind = stream.received_seq.saturating_sub(stream.applied_seq);

@@ -19,6 +19,7 @@
 //! * `DOPPELFS_SOAK_MINUTES`: how long the soak test runs, which does not run without (`scripts/soak`);
 //!   `DOPPELFS_SOAK_WITHOUT`: faults that it leaves out (`TargetFull,LinkSlow`).
 
+mod api;
 mod backlog;
 mod bad_directories;
 mod compare_command;
@@ -43,6 +44,12 @@ mod nfs_server;
 mod nodes;
 mod notify;
 mod odd_directories;
+#[path = "../support/openapi.rs"]
+#[allow(
+    dead_code,
+    reason = "the description itself is looked at by other tests"
+)]
+mod openapi;
 mod pairing;
 mod pauses;
 mod posix_suite;

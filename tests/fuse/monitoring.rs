@@ -55,11 +55,21 @@ fn a_real_prometheus_scrapes_source_and_target() {
     let port = free_port();
     let _exporter = exporter(&fixture, port);
     let text = get(port, "/metrics").expect("an answer");
-    assert!(text.starts_with("HTTP/1.1 200") && text.contains("openmetrics-text"), "{text}");
-    assert!(text.contains("doppelfs_up{role=\"source\",set=\"data\"} 1.0"), "{text}");
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.contains("openmetrics-text"),
+        "{text}"
+    );
+    assert!(
+        text.contains("doppelfs_up{role=\"source\",set=\"data\"} 1.0"),
+        "{text}"
+    );
     assert!(text.contains("doppelfs_stream_connected{"), "{text}");
     assert!(!text.contains("secret name"), "{text}");
-    assert!(get(port, "/nothing").expect("an answer").starts_with("HTTP/1.1 404"));
+    assert!(
+        get(port, "/nothing")
+            .expect("an answer")
+            .starts_with("HTTP/1.1 404")
+    );
     if has_programs(name, &["prometheus"]) {
         scraped(&fixture, port);
     }
@@ -79,7 +89,10 @@ fn scraped(fixture: &Fixture, port: u16) {
     let dir = fixture.outside("prometheus");
     std::fs::create_dir(&dir).expect("make a directory");
     let configuration = dir.join("prometheus.yml");
-    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring/prometheus-rules.yml");
+    let rules = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/docs/monitoring/prometheus-rules.yml"
+    );
     let text = format!(
         "global: {{scrape_interval: 500ms}}\nrule_files: ['{rules}']\nscrape_configs:\n\
          - job_name: doppelfs\n  static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n"
@@ -88,7 +101,10 @@ fn scraped(fixture: &Fixture, port: u16) {
     let listen = free_port();
     let child = Command::new("prometheus")
         .arg(format!("--config.file={}", configuration.display()))
-        .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            dir.join("data").display()
+        ))
         .arg(format!("--web.listen-address=127.0.0.1:{listen}"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -101,7 +117,10 @@ fn scraped(fixture: &Fixture, port: u16) {
         })
     });
     let rules = get(listen, "/api/v1/rules").expect("an answer");
-    assert!(rules.contains("DoppelfsQueueFull") && !rules.contains("\"health\":\"err\""), "{rules}");
+    assert!(
+        rules.contains("DoppelfsQueueFull") && !rules.contains("\"health\":\"err\""),
+        "{rules}"
+    );
 }
 
 /// All files below a directory.
@@ -121,7 +140,11 @@ fn the_bundle_for_support_has_what_helps_and_no_secret() {
         return;
     }
     let fixture = Fixture::started("diag");
-    std::fs::write(fixture.path("file"), "what is in the file is nobody's business").expect("write");
+    std::fs::write(
+        fixture.path("file"),
+        "what is in the file is nobody's business",
+    )
+    .expect("write");
     fixture.caught_up();
     let config = fixture.outside("config");
     std::fs::create_dir_all(config.join("sets.d")).expect("make a directory");
@@ -132,10 +155,19 @@ fn the_bundle_for_support_has_what_helps_and_no_secret() {
     let made = diag().args(["diag", "--output"]).arg(&bundle).succeed();
     assert!(made.stdout.contains("look before you send it"), "{made:?}");
     // What is there is not overwritten.
-    diag().args(["diag", "--output"]).arg(&bundle).run().expect_code(2);
+    diag()
+        .args(["diag", "--output"])
+        .arg(&bundle)
+        .run()
+        .expect_code(2);
     let unpacked = fixture.outside("unpacked");
     std::fs::create_dir(&unpacked).expect("make a directory");
-    program("tar").arg("-xzf").arg(&bundle).arg("-C").arg(&unpacked).succeed();
+    program("tar")
+        .arg("-xzf")
+        .arg(&bundle)
+        .arg("-C")
+        .arg(&unpacked)
+        .succeed();
     let mut all = Vec::new();
     files(&unpacked, &mut all);
     let names: Vec<String> = all.iter().map(|path| path.display().to_string()).collect();
@@ -153,18 +185,33 @@ fn the_bundle_for_support_has_what_helps_and_no_secret() {
         "host/proc/self/mountinfo",
         "host/df.txt",
     ] {
-        assert!(names.iter().any(|path| path.ends_with(name)), "no {name} in {names:#?}");
+        assert!(
+            names.iter().any(|path| path.ends_with(name)),
+            "no {name} in {names:#?}"
+        );
     }
-    let mut secrets = vec![b"hunter2-of-the-proxy".to_vec(), b"nobody's business".to_vec()];
+    let mut secrets = vec![
+        b"hunter2-of-the-proxy".to_vec(),
+        b"nobody's business".to_vec(),
+    ];
     let mut keys = Vec::new();
     files(&fixture.keys_dir(), &mut keys);
     files(fixture.target.state(), &mut keys);
-    let is_key = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains("key"));
+    let is_key = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().contains("key"))
+    };
     for path in keys.iter().filter(|path| is_key(path)) {
         let bytes = std::fs::read(path).expect("read a key");
         let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         secrets.push(bytes.get(16..48).unwrap_or(&bytes).to_vec());
-        secrets.push(hexadecimal.as_bytes().get(32..96).unwrap_or_default().to_vec());
+        secrets.push(
+            hexadecimal
+                .as_bytes()
+                .get(32..96)
+                .unwrap_or_default()
+                .to_vec(),
+        );
     }
     assert!(secrets.len() >= 6, "no keys were found");
     for path in &all {

@@ -161,6 +161,7 @@ impl Handler for Talker {
                         reason: None,
                     }),
                     Some(reason) => {
+                        let _gone = OnDrop(Arc::clone(&self.dropped));
                         self.waiting.fetch_add(1, Ordering::SeqCst);
                         let time = timeout_ms.map_or(Duration::MAX, Duration::from_millis);
                         tokio::time::sleep(time).await;

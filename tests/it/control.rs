@@ -6,29 +6,18 @@ use crate::cli_scratch::{Scratch, Talker, runtime, serve, set};
 use doppelfs::codec::{Draft, Frame};
 use doppelfs::control::status::{STATUS_VERSION, SetStatus, StatusReport};
 use doppelfs::control::{
-    Client, Error, Item, MirrorKind, QueueLine, REQUEST_NAMES, RefusalCode, Reply, Request, Server,
-    Service, TermsChange, encode_request, escape, list_services, list_sets, parse_request,
-    unescape,
+    Client, Error, Item, QueueLine, Reply, Request, Server, Service, escape, list_services,
+    list_sets, unescape,
 };
-use doppelfs::types::{
-    Body, Caller, Dentry, FileId, Kind, MarkName, Name, Node, Op, RenameMode, Seq,
-};
-use std::io::{BufRead, BufReader, Read, Write};
+use doppelfs::types::{Body, Caller, Dentry, FileId, Kind, Name, Node, Op, RenameMode, Seq};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_millis(200);
-
-fn talk(socket: &std::path::Path, line: &str) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.write_all(line.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
 
 #[test]
 fn a_question_is_answered() {
@@ -339,141 +328,6 @@ fn services_are_listed_and_strangers_are_not() {
             .is_empty()
     );
     assert!(list_services(&scratch.path().join("note")).is_err());
-}
-
-#[test]
-fn every_request_survives_its_line() {
-    let requests = [
-        Request::Status,
-        Request::Wait {
-            caught_up: true,
-            timeout_ms: Some(5),
-        },
-        Request::QueueTail {
-            follow: true,
-            count: 3,
-        },
-        Request::QueueShow,
-        Request::Stats,
-        Request::MirrorStart {
-            kind: MirrorKind::Full,
-        },
-        Request::PrepareUmount,
-        Request::AbandonUmount,
-        Request::Stop,
-        Request::Invite {
-            set: Some("data".into()),
-            path: None,
-            terms: TermsChange {
-                quota_bytes: Some(1 << 30),
-                deny_dev: Some(true),
-                ..TermsChange::default()
-            },
-            expires_seconds: 3600,
-        },
-        Request::Peers,
-        Request::RevokePeer {
-            name: "web1".into(),
-        },
-        Request::SetPeer {
-            name: "web1".into(),
-            terms: TermsChange::default(),
-        },
-        Request::RotateKey {
-            finish: true,
-            force: false,
-        },
-        Request::Hold { milliseconds: 2000 },
-        Request::Mark {
-            name: MarkName::new("noon").unwrap(),
-            hold: None,
-        },
-        Request::Pause {
-            name: MarkName::new("backup-1").unwrap(),
-            hold: Some(u64::MAX),
-        },
-        Request::Resume,
-        Request::Disconnect { forget: true },
-        Request::Connect,
-        Request::StopReplication,
-        Request::StartReplication,
-        Request::PauseReplicas {
-            path: Some("host/data".into()),
-            now: true,
-        },
-        Request::ResumeReplicas { path: None },
-    ];
-    assert_eq!(requests.len(), REQUEST_NAMES.len());
-    for (request, name) in requests.iter().zip(REQUEST_NAMES) {
-        let line = encode_request(request);
-        assert!(line.contains(&format!("\"do\":\"{name}\"")), "{line}");
-        assert_eq!(parse_request(line.as_bytes()).unwrap(), *request);
-    }
-}
-
-#[test]
-fn what_is_no_request_is_refused_with_the_reason() {
-    let cases = [
-        ("hello", RefusalCode::Malformed, "not a line of JSON"),
-        ("[]", RefusalCode::Malformed, "needs \"version\""),
-        (
-            "{\"do\":\"status\"}",
-            RefusalCode::Malformed,
-            "needs \"version\"",
-        ),
-        (
-            "{\"version\":2,\"do\":\"status\"}",
-            RefusalCode::Version,
-            "speaks version 2",
-        ),
-        (
-            "{\"version\":1,\"do\":\"dance\"}",
-            RefusalCode::Unknown,
-            "unknown request \"dance\"",
-        ),
-        ("{\"version\":1}", RefusalCode::Unknown, "unknown request"),
-        (
-            "{\"version\":1,\"do\":\"queue-tail\"}",
-            RefusalCode::Malformed,
-            "missing field",
-        ),
-    ];
-    let scratch = Scratch::new();
-    let runtime = runtime();
-    let _server = serve(&runtime, scratch.path(), "data", Talker::default());
-    for (line, code, text) in cases {
-        let refusal = parse_request(line.as_bytes()).unwrap_err();
-        assert_eq!(refusal.code, code, "{line}");
-        assert!(refusal.text.contains(text), "{line}: {refusal}");
-        let answer = talk(&scratch.path().join("data.sock"), &format!("{line}\n"));
-        assert!(
-            answer.starts_with("{\"kind\":\"refused\""),
-            "{line}: {answer}"
-        );
-    }
-}
-
-#[test]
-fn a_request_longer_than_its_limit_is_refused() {
-    let scratch = Scratch::new();
-    let runtime = runtime();
-    let _server = serve(&runtime, scratch.path(), "data", Talker::default());
-    let mut stream = UnixStream::connect(scratch.path().join("data.sock")).unwrap();
-    let chunk = vec![b'x'; 1 << 16];
-    let mut written = 0;
-    // The server stops reading and closes; nothing grows.
-    while stream.write_all(&chunk).is_ok() {
-        written += chunk.len();
-        assert!(written < 64 << 20, "it reads for ever");
-    }
-}
-
-#[test]
-fn fields_of_later_versions_are_passed_over() {
-    let line = br#"{"version":1,"do":"status","colour":"blue"}"#;
-    assert_eq!(parse_request(line).unwrap(), Request::Status);
-    let status: SetStatus = serde_json::from_str(r#"{"name":"x","mood":"good"}"#).unwrap();
-    assert_eq!(status.name, "x");
 }
 
 /// The JSON of `status` is an interface: these keys were promised.

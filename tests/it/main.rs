@@ -41,6 +41,8 @@ mod confine_target;
 mod confine_traced;
 mod control;
 mod control_access;
+mod control_http;
+mod control_openapi;
 mod digest_equal;
 mod digest_kinds;
 mod digest_walk;
@@ -58,6 +60,8 @@ mod link_support;
 mod live;
 mod metrics;
 mod mirror_asks;
+#[path = "../support/openapi.rs"]
+mod openapi;
 mod passthrough;
 mod receiver_door;
 mod receiver_keys;

@@ -48,7 +48,10 @@ fn report() -> StatusReport {
     };
     StatusReport {
         version: 1,
-        sets: vec![set, SetStatus::unreachable("dead", "it does not answer".into())],
+        sets: vec![
+            set,
+            SetStatus::unreachable("dead", "it does not answer".into()),
+        ],
         targets: vec![target],
     }
 }
@@ -72,12 +75,19 @@ fn every_family_is_there_with_help_type_and_samples() {
     for family in FAMILIES {
         let (bare, kind) = match family.kind {
             FamilyKind::Counter => (
-                family.name.strip_suffix("_total").expect("a counter's name"),
+                family
+                    .name
+                    .strip_suffix("_total")
+                    .expect("a counter's name"),
                 "counter",
             ),
             FamilyKind::Gauge => (family.name, "gauge"),
         };
-        assert!(text.contains(&format!("# TYPE {bare} {kind}\n")), "{}", family.name);
+        assert!(
+            text.contains(&format!("# TYPE {bare} {kind}\n")),
+            "{}",
+            family.name
+        );
         assert!(text.contains(&format!("# HELP {bare} ")), "{}", family.name);
         let sample = format!("\n{}{{", family.name);
         assert!(text.contains(&sample), "no sample of {}", family.name);
@@ -108,7 +118,10 @@ fn states_are_told_as_one_of_all_and_who_does_not_answer_is_down() {
     ] {
         assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
     }
-    assert!(!text.contains(r#"doppelfs_queue_used_ratio{set="dead""#), "{text}");
+    assert!(
+        !text.contains(r#"doppelfs_queue_used_ratio{set="dead""#),
+        "{text}"
+    );
     assert!(!text.contains("secret name"), "{text}");
 }
 
@@ -130,8 +143,14 @@ fn promtool_has_no_complaint() {
     let ended = tool.wait_with_output().expect("its end");
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(ended.status.success() && said.is_empty(), "{said}");
-    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring/prometheus-rules.yml");
-    let checked = Command::new("promtool").args(["check", "rules", rules]).output().expect("run");
+    let rules = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/docs/monitoring/prometheus-rules.yml"
+    );
+    let checked = Command::new("promtool")
+        .args(["check", "rules", rules])
+        .output()
+        .expect("run");
     let said = String::from_utf8_lossy(&checked.stderr).into_owned();
     assert!(checked.status.success(), "{said}");
 }
@@ -146,7 +165,9 @@ fn rules_and_dashboard_name_metrics_that_there_are() {
     serde_json::from_str::<serde_json::Value>(&dashboard).expect("JSON");
     let both = read("prometheus-rules.yml") + &dashboard;
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let named = both.split(|c: char| !is_name(c)).filter(|word| word.starts_with("doppelfs_"));
+    let named = both
+        .split(|c: char| !is_name(c))
+        .filter(|word| word.starts_with("doppelfs_"));
     let mut count = 0;
     for name in named {
         assert!(FAMILIES.iter().any(|family| family.name == name), "{name}");
