@@ -32,6 +32,8 @@ mod cli_scratch;
 mod cli_umount;
 mod codec;
 mod config;
+mod config_files;
+mod config_fstab;
 mod confine;
 mod confine_calls;
 mod confine_child;
