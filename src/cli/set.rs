@@ -218,7 +218,12 @@ fn probe(
     let mountpoint = set.mountpoint.as_ref().map(|(path, _)| path.as_path());
     let mut options = MountOptions::new(&set.path.0, mountpoint, &settings)?;
     if let Err(refusal) = check_mount(&mut options, &Surroundings::look(run_dir)) {
-        return Ok(say(Severity::Error, refusal.to_string()));
+        // What is mounted now is no mistake of the configuration, and a mount looks again.
+        let severity = match refusal.is_of_a_process() {
+            true => Severity::Warning,
+            false => Severity::Error,
+        };
+        return Ok(say(severity, refusal.to_string()));
     }
     let probed = (entrances.probe)(&options);
     Ok(probed

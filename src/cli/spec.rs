@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use crate::config::{Configuration, SetFile, Settings, default_config_dir};
+use crate::sys;
 use crate::types::SetName;
 
 /// Where the configuration is, and whether somebody said so.
@@ -59,7 +60,10 @@ pub(super) fn meant(
     let config = config_dir.load()?;
     let set = match named(spec, &config) {
         Some(name) => Some(set_by_name(&name, given, &config)?),
-        None => set_by_directory(spec, given, &config)?,
+        None => {
+            refuse_neither(spec, &config)?;
+            set_by_directory(spec, given, &config)?
+        }
     };
     config.refuse_wrong(set.map(|set| &set.name))?;
     let own_mountpoint = set.and_then(|set| set.mountpoint.as_ref());
@@ -79,6 +83,28 @@ fn named(spec: &Path, config: &Configuration) -> Option<SetName> {
     config.file_of(name.as_str()).exists().then_some(name)
 }
 
+/// Is there a directory of that name in the current one? What a mount of ours lies over is one, and is not
+/// asked.
+fn is_directory_here(name: &str) -> bool {
+    let whole = std::path::absolute(name).unwrap_or_default();
+    let mounts = sys::read_mounts().unwrap_or_default();
+    mounts.iter().any(|mount| mount.mountpoint == whole) || Path::new(name).is_dir()
+}
+
+/// A word without a slash that is neither a set nor anything else here was to be a set, as in fstab.
+fn refuse_neither(spec: &Path, config: &Configuration) -> anyhow::Result<()> {
+    let Some(name) = spec.to_str().filter(|text| !text.contains('/')) else {
+        return Ok(());
+    };
+    let is_word = SetName::new(name).is_ok();
+    if is_word && !is_directory_here(name) && !Path::new(name).exists() {
+        let error = config.set(name).err();
+        let error = error.map_or_else(String::new, |error| error.to_string());
+        bail!("{error}; and no such directory is in the current one");
+    }
+    Ok(())
+}
+
 fn set_by_name<'a>(
     name: &SetName,
     given: &Settings,
@@ -94,7 +120,7 @@ fn set_by_name<'a>(
             file.display()
         );
     }
-    if Path::new(name.as_str()).is_dir() {
+    if is_directory_here(name.as_str()) {
         let mut err = std::io::stderr();
         let _ = writeln!(
             err,

@@ -67,7 +67,7 @@ pub struct Effective {
 
 fn bytes_shown(bytes: u64) -> Shown {
     let units = [("T", 40), ("G", 30), ("M", 20), ("K", 10)];
-    let fits = |shift: u32| bytes > 0 && bytes % (1 << shift) == 0;
+    let fits = |shift: u32| bytes > 0 && bytes.is_multiple_of(1 << shift);
     let unit = units.into_iter().find(|(_, shift)| fits(*shift));
     Shown::Text(unit.map_or_else(
         || bytes.to_string(),

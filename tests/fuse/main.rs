@@ -22,6 +22,7 @@
 mod backlog;
 mod bad_directories;
 mod compare_command;
+mod configured;
 mod confined;
 mod dying_readers;
 mod exercisers;
@@ -36,6 +37,7 @@ mod lost_disks;
 mod lost_queue;
 mod mirror_load;
 mod monitoring;
+mod mount8;
 mod mount_options;
 mod names;
 mod namespaces;

@@ -445,7 +445,7 @@ fn mount_takes_a_set_by_name_and_by_directory() {
             &["mount", "elsewhere/data", "--set", "data"][..],
             "give another with --set NAME",
         ),
-        (&["mount", "dat"][..], "no such directory"),
+        (&["mount", "dat"][..], "did you mean \"data\"?"),
     ] {
         let ran = place.run(words);
         assert_eq!(ran.code, 2, "{words:?}");
