@@ -83,6 +83,7 @@ mod sync;
 mod sys;
 mod sys_hide;
 mod sys_private;
+mod systemd_units;
 mod trees;
 mod types;
 mod wire_codec;
