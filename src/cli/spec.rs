@@ -1,12 +1,12 @@
 //! What `doppelfs mount SPEC` means: a configured set by its name or by its directory, or a directory
 //! alone; and what holds for it.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::config::{Configuration, SetFile, Settings, default_config_dir};
+use crate::config::{Configuration, SETS_DIR, SetFile, Settings, default_config_dir};
 use crate::sys;
 use crate::types::SetName;
 
@@ -27,6 +27,12 @@ impl ConfigDir {
         })
     }
 
+    /// Is it for others than this user, who is not root?
+    fn is_closed(&self) -> bool {
+        let looked = std::fs::metadata(self.path.join(SETS_DIR));
+        !sys::is_root() && looked.is_err_and(|e| e.kind() == ErrorKind::PermissionDenied)
+    }
+
     /// The configuration; one that was asked for has to be there.
     pub(super) fn load(&self) -> anyhow::Result<Configuration> {
         if !self.is_default && !self.path.is_dir() {
@@ -34,6 +40,15 @@ impl ConfigDir {
                 "there is no configuration directory {}; create it, or give another with --config-dir",
                 self.path.display()
             );
+        }
+        if self.is_default && self.is_closed() {
+            let mut err = std::io::stderr();
+            let _ = writeln!(
+                err,
+                "doppelfs: this user may not read {}, and nothing is taken from there",
+                self.path.display()
+            );
+            return Ok(Configuration::default());
         }
         Ok(Configuration::load(&self.path)?)
     }

@@ -30,6 +30,13 @@ pub fn check_configuration(config: &Configuration) -> Vec<Problem> {
         .filter_map(|set| see(config, set, &mounts))
         .collect();
     let mut problems = Vec::new();
+    if let Some((root, place)) = &config.target.root
+        && !is_mounted(root, &mounts)
+        && !root.is_dir()
+    {
+        let text = format!("root: {} is no directory; create it first", root.display());
+        problems.push(Problem::warning(place, text));
+    }
     for (index, one) in seen.iter().enumerate() {
         for other in &seen[..index] {
             problems.extend(collisions(one, other));

@@ -57,6 +57,13 @@ pub(super) fn read_document(
         path: path.to_owned(),
         reason: e.to_string(),
     };
+    // Opening a pipe would wait for whoever writes to it.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(ConfigError::Unreadable {
+            path: path.to_owned(),
+            reason: "it is no file".to_owned(),
+        });
+    }
     let file = File::open(path).map_err(unreadable)?;
     let found = file.metadata().map_err(unreadable)?;
     let beginning = Place::beginning(path);

@@ -62,7 +62,7 @@ impl Configuration {
         }
         let general = dir.join(GENERAL_FILE);
         if is_there(&general)? {
-            config.read(&general)?;
+            config.read_or_note(&general);
         }
         let mut files = Vec::new();
         if is_there(&sets)? {
@@ -83,9 +83,18 @@ impl Configuration {
         }
         files.sort();
         for file in files {
-            config.read(&file)?;
+            config.read_or_note(&file);
         }
         Ok(config)
+    }
+
+    /// A file that cannot be read stands in the way of what it is for, and not of all others.
+    fn read_or_note(&mut self, file: &Path) {
+        if let Err(error) = self.read(file) {
+            let problem = Problem::error(&Place::beginning(file), error.to_string());
+            self.problems.push(problem);
+            self.files.push(file.to_owned());
+        }
     }
 
     /// Reads these files only, each for what its name says.

@@ -256,6 +256,76 @@ fn all_problems_of_all_files_are_told_and_as_json() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_stands_in_the_way_of_its_own_set_only() {
+    let place = Place::new();
+    place.scratch.dir("data");
+    place.write(
+        "sets.d/data.toml",
+        "path = \"@/data\"\nstate = \"@/data/state\"\n",
+    );
+    std::os::unix::fs::symlink("none", place.dir.join("sets.d/gone.toml")).unwrap();
+    let pipe = place.dir.join("sets.d/pipe.toml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let problems = place.problems();
+    assert!(
+        problems
+            .iter()
+            .any(|p| p.contains("gone.toml:1:1: cannot read")),
+        "{problems:?}"
+    );
+    assert!(
+        problems
+            .iter()
+            .any(|p| p.contains("pipe.toml: it is no file")),
+        "{problems:?}"
+    );
+    let ran = place.run(&["mount", "data"]);
+    assert!(ran.err.contains("the state directory"), "{}", ran.err);
+    for name in ["gone", "pipe"] {
+        let ran = place.run(&["set", "check", name]);
+        assert_ne!(ran.code, 0, "{name}: {}", ran.out);
+    }
+}
+
+/// Who is not root and may not look there goes on as if nothing were there.
+#[test]
+fn a_target_of_another_user_does_without_a_closed_configuration() {
+    if !doppelfs::sys::is_root() {
+        eprintln!("SKIPPED: only root becomes another user");
+        return;
+    }
+    let place = Place::new();
+    let text = format!(
+        "mount --bind {} /etc && exec setpriv --reuid 65534 --clear-groups {} target serve --root /none",
+        place.scratch.dir("fake-etc").display(),
+        env!("CARGO_BIN_EXE_doppelfs")
+    );
+    let closed = place.scratch.dir("fake-etc/doppelfs");
+    std::fs::write(closed.join("doppelfs.toml"), "zzz = 1\n").unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for dir in [place.scratch.path(), &place.scratch.path().join("fake-etc")] {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let output = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", &text])
+        .output();
+    let ran = Ran::of(&output.unwrap());
+    if ran.err.contains("unshare") || ran.err.contains("mount:") || ran.err.contains("setpriv") {
+        eprintln!(
+            "SKIPPED: no mount namespace or no setpriv here: {}",
+            ran.err
+        );
+        return;
+    }
+    assert!(
+        ran.err.contains("nothing is taken from there"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("root directory /none"), "{}", ran.err);
+}
+
+#[test]
 fn what_cannot_be_looked_at_ends_with_2() {
     let place = Place::new();
     let none = place.scratch.path().join("none");
