@@ -4,6 +4,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::set_args::{ConfigVerb, SetVerb};
+
 /// Real-time replication of a directory tree, in order, crash-safe.
 #[derive(Debug, Parser)]
 #[command(
@@ -25,6 +27,16 @@ pub(super) struct Cli {
     )]
     pub(super) run_dir: PathBuf,
 
+    /// Where doppelfs.toml and sets.d/ are (/etc/doppelfs)
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "DOPPELFS_CONFIG_DIR",
+        value_hint = ValueHint::DirPath
+    )]
+    pub(super) config_dir: Option<PathBuf>,
+
     #[command(subcommand)]
     pub(super) verb: Verb,
 }
@@ -36,8 +48,8 @@ pub(super) enum Verb {
     Mount(Box<MountArgs>),
     /// End the protection of a mounted directory
     Umount {
-        /// Where it is mounted
-        #[arg(value_hint = ValueHint::DirPath)]
+        /// Where it is mounted, or the name of the set
+        #[arg(value_name = "MOUNTPOINT|SET", value_hint = ValueHint::DirPath)]
         mountpoint: PathBuf,
         /// How many seconds the worker may take to end
         #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
@@ -106,13 +118,17 @@ pub(super) enum Verb {
         #[arg(long, value_name = "FROM=TO")]
         remap_links: Vec<String>,
     },
-    /// Replace a set's worker, and with it the program, while its mount and all that is open stay
+    /// Replace a set's worker, and with it the program and its options, while its mount and all that is
+    /// open stay
     Restart {
         /// The set; may be left out where there is one
         set: Option<String>,
         /// Seconds to wait for the new worker; 1 is the exit code when they have passed
         #[arg(long, value_name = "SECONDS", default_value = "60")]
         timeout: f64,
+        /// Leave the options as they are, whatever the configuration says by now
+        #[arg(long)]
+        keep_options: bool,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -184,10 +200,12 @@ pub(super) enum Verb {
     Failover(Unbuilt),
     /// Return to the source after a failover (not built yet)
     Failback(Unbuilt),
-    /// Sets by configuration (not built yet)
-    Set(Unbuilt),
-    /// Configuration files (not built yet)
-    Config(Unbuilt),
+    /// Sets that are configured, in sets.d/NAME.toml
+    #[command(subcommand)]
+    Set(SetVerb),
+    /// The configuration files
+    #[command(subcommand)]
+    Config(ConfigVerb),
     /// Collect what support needs in one file, without keys and tokens
     Diag {
         /// Where to write it; doppelfs-diag-HOST-TIME.tar.gz by default
@@ -313,21 +331,43 @@ pub(super) struct Unbuilt {
     _words: Vec<OsString>,
 }
 
-/// Arguments of `mount`; what is text here becomes typed in `config`.
+/// Arguments of `mount`.
 #[derive(Debug, Args)]
 pub(super) struct MountArgs {
-    /// The directory to protect
-    #[arg(value_hint = ValueHint::DirPath)]
+    /// The directory to protect, or the name of a configured set
+    #[arg(value_name = "DIR|SET", value_hint = ValueHint::DirPath)]
     pub(super) dir: PathBuf,
     /// Where to serve it; over the directory itself by default
     #[arg(value_hint = ValueHint::DirPath)]
     pub(super) mountpoint: Option<PathBuf>,
-    /// Options as in fstab: every long flag below as KEY or KEY=VALUE, and those of mount(8)
-    #[arg(short = 'o', value_name = "KEY=VALUE,...")]
-    pub(super) options: Vec<String>,
+    #[command(flatten)]
+    pub(super) asked: OptionArgs,
     /// Name of the set; the directory's by default
     #[arg(long, value_name = "NAME")]
     pub(super) set: Option<String>,
+    /// Stay in the foreground
+    #[arg(short = 'f', long)]
+    pub(super) foreground: bool,
+    /// Pass over unknown keys of -o
+    #[arg(long)]
+    pub(super) sloppy: bool,
+    /// Standard input is the pipe at which a parent waits
+    #[arg(long, hide = true)]
+    pub(super) ready_on_stdin: bool,
+    /// What the parent was asked for by its command line
+    #[arg(long, hide = true)]
+    pub(super) given: Vec<String>,
+    /// The file of the set that the parent found
+    #[arg(long, hide = true)]
+    pub(super) set_file: Option<PathBuf>,
+}
+
+/// The options of a set; what is text here becomes typed in `config`.
+#[derive(Debug, Args)]
+pub(super) struct OptionArgs {
+    /// Options as in fstab: every long flag below as KEY or KEY=VALUE, and those of mount(8)
+    #[arg(short = 'o', value_name = "KEY=VALUE,...")]
+    pub(super) options: Vec<String>,
     /// Where replicas go; PATH is relative to the target's root
     #[arg(long, value_name = "HOST:PORT[:PATH]")]
     pub(super) target: Vec<String>,
@@ -338,26 +378,23 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "strict|relaxed")]
     pub(super) order: Option<String>,
     /// Plain TCP without authentication, to loopback addresses only; any user of this host could listen there
-    #[arg(long)]
-    pub(super) insecure_loopback: bool,
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    pub(super) insecure_loopback: Option<String>,
     /// Where this host's key and its pairings are (/etc/doppelfs/keys)
     #[arg(long, value_name = "DIR", env = "DOPPELFS_KEYS", value_hint = ValueHint::DirPath)]
     pub(super) keys: Option<String>,
-    /// Stay in the foreground
-    #[arg(short = 'f', long)]
-    pub(super) foreground: bool,
     /// Mount read-only
-    #[arg(long)]
-    pub(super) read_only: bool,
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    pub(super) read_only: Option<String>,
     /// Replicate access times, too
-    #[arg(long)]
-    pub(super) atime: bool,
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    pub(super) atime: Option<String>,
     /// Absolute links into the directory lead to the replica on the replica
-    #[arg(long)]
-    pub(super) remap_links: bool,
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    pub(super) remap_links: Option<String>,
     /// Refuse while somebody has files open that would bypass the capture
-    #[arg(long)]
-    pub(super) strict_cover: bool,
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    pub(super) strict_cover: Option<String>,
     /// How long a stuck journal may delay an operation (1s)
     #[arg(long, value_name = "TIME")]
     pub(super) journal_wait: Option<String>,
@@ -385,12 +422,6 @@ pub(super) struct MountArgs {
         default_missing_value = "yes"
     )]
     pub(super) auto_remirror: Option<String>,
-    /// Pass over unknown keys of -o
-    #[arg(long)]
-    pub(super) sloppy: bool,
-    /// Standard input is the pipe at which a parent waits
-    #[arg(long, hide = true)]
-    pub(super) ready_on_stdin: bool,
 }
 
 /// Arguments of `pause`.
@@ -465,7 +496,8 @@ pub(super) enum MetricsVerb {
 pub(super) enum TargetVerb {
     /// Serve, in the foreground, until SIGTERM
     Serve {
-        /// Where to listen ([::]:7420; with --insecure-loopback 127.0.0.1:7420)
+        /// Where to listen ([::]:7420; with --insecure-loopback 127.0.0.1:7420); this and the others may
+        /// stand in [target] of doppelfs.toml
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Option<String>,
         /// Replicas are below this directory (/srv/doppelfs)

@@ -6,9 +6,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::args::MountArgs;
+use super::args::{MountArgs, OptionArgs};
 use super::log::start_log;
+use super::options_file::OptionsFile;
 use super::run::{Entrances, Outcome, explained};
+use super::spec::{self, ConfigDir, Meant};
 use crate::config::{
     MountOptions, Role, Settings, StateOwner, Surroundings, check_mount, claim_state, is_held,
 };
@@ -21,50 +23,58 @@ pub(super) fn settings(args: &MountArgs, run_dir: &Path) -> anyhow::Result<Setti
         format!("the run directory {run_dir:?} is not UTF-8; give another with --run-dir")
     })?;
     settings.set("run-dir", Some(text))?;
-    for options in &args.options {
-        let sloppy = if args.sloppy { "sloppy," } else { "" };
+    add_options(&mut settings, &args.asked, args.sloppy)?;
+    if let Some(name) = &args.set {
+        settings.set("set", Some(name))?;
+    }
+    if args.foreground {
+        settings.set("foreground", None)?;
+    }
+    Ok(settings)
+}
+
+/// Adds the options of a set.
+pub(super) fn add_options(
+    settings: &mut Settings,
+    asked: &OptionArgs,
+    sloppy: bool,
+) -> anyhow::Result<()> {
+    for options in &asked.options {
+        let sloppy = if sloppy { "sloppy," } else { "" };
         settings.add_options(&format!("{sloppy}{options}"))?;
     }
     let values = [
-        ("set", &args.set),
-        ("state", &args.state),
-        ("keys", &args.keys),
-        ("order", &args.order),
-        ("journal-wait", &args.journal_wait),
-        ("queue-disk-max", &args.queue_disk_max),
-        ("queue-free-min", &args.queue_free_min),
-        ("queue-memory", &args.queue_memory),
-        ("queue-alert", &args.queue_alert),
-        ("queue-dir", &args.queue_dir),
-        ("auto-remirror", &args.auto_remirror),
+        ("state", &asked.state),
+        ("keys", &asked.keys),
+        ("order", &asked.order),
+        ("journal-wait", &asked.journal_wait),
+        ("queue-disk-max", &asked.queue_disk_max),
+        ("queue-free-min", &asked.queue_free_min),
+        ("queue-memory", &asked.queue_memory),
+        ("queue-alert", &asked.queue_alert),
+        ("queue-dir", &asked.queue_dir),
+        ("auto-remirror", &asked.auto_remirror),
+        ("insecure-loopback", &asked.insecure_loopback),
+        ("read-only", &asked.read_only),
+        ("atime", &asked.atime),
+        ("remap-links", &asked.remap_links),
+        ("strict-cover", &asked.strict_cover),
     ];
     for (key, value) in values {
         if let Some(value) = value {
             settings.set(key, Some(value))?;
         }
     }
-    let flags = [
-        ("insecure-loopback", args.insecure_loopback),
-        ("foreground", args.foreground),
-        ("read-only", args.read_only),
-        ("atime", args.atime),
-        ("remap-links", args.remap_links),
-        ("strict-cover", args.strict_cover),
-    ];
-    for (key, given) in flags {
-        if given {
-            settings.set(key, None)?;
-        }
-    }
-    for target in &args.target {
+    for target in &asked.target {
         settings.set("target", Some(target))?;
     }
-    Ok(settings)
+    Ok(())
 }
 
 pub(super) fn mount(
     args: &MountArgs,
     run_dir: &Path,
+    config_dir: &ConfigDir,
     entrances: &Entrances,
 ) -> anyhow::Result<Outcome> {
     let ready = if args.ready_on_stdin {
@@ -75,7 +85,7 @@ pub(super) fn mount(
     } else {
         Ready::on_stdout()
     };
-    match serve_or_start(args, run_dir, entrances, &ready) {
+    match serve_or_start(args, run_dir, config_dir, entrances, &ready) {
         Ok(0) => Ok(Outcome::Yes),
         // Its last worker has said why.
         Ok(_) => Ok(Outcome::Told),
@@ -91,16 +101,29 @@ pub(super) fn mount(
 fn serve_or_start(
     args: &MountArgs,
     run_dir: &Path,
+    config_dir: &ConfigDir,
     entrances: &Entrances,
     ready: &Ready,
 ) -> anyhow::Result<u8> {
-    let settings = settings(args, run_dir)?;
-    let mut options = MountOptions::new(&args.dir, args.mountpoint.as_deref(), &settings)?;
+    let given = settings(args, run_dir)?;
     if Line::is_there() {
         // A supervisor has looked at everything; by now its mount may be in the way.
+        let options = worker_options(args, &given)?;
         start_log(args.ready_on_stdin.then(|| log_of(&options)));
         return (entrances.source)(options, ready.clone()).map(|()| 0);
     }
+    // Whoever starts a supervisor in the background has found out what is meant.
+    let meant = match args.ready_on_stdin {
+        true => Meant {
+            dir: args.dir.clone(),
+            mountpoint: args.mountpoint.clone(),
+            settings: given.clone(),
+            set_file: args.set_file.clone(),
+        },
+        false => spec::meant(&args.dir, args.mountpoint.as_deref(), &given, config_dir)?,
+    };
+    let settings = &meant.settings;
+    let mut options = MountOptions::new(&meant.dir, meant.mountpoint.as_deref(), settings)?;
     check(&mut options)?;
     (entrances.probe)(&options)?;
     let owner = StateOwner::new(Role::Source, options.set.as_str(), &options.dir);
@@ -113,19 +136,77 @@ fn serve_or_start(
         } else {
             READY_ON_STDIN
         };
+        let given = match args.ready_on_stdin {
+            true => parse_given(&args.given)?,
+            false => given,
+        };
+        let file = OptionsFile::new(
+            &config_dir.path,
+            meant.set_file.as_deref(),
+            (&options.dir, &options.mountpoint),
+            &given,
+            settings,
+        );
+        file.write(&options.run_dir, &options.set)?;
         let charge = Charge {
             program,
-            words: worker_words(kind, &options, &settings),
+            words: worker_words(kind, &options, settings),
             set: options.set.clone(),
             run_dir: options.run_dir.clone(),
             mountpoint: options.mountpoint.clone(),
             stdin: ready.hand_over(),
         };
-        return supervisor::supervise(charge).context("cannot supervise a worker");
+        let ended = supervisor::supervise(charge).context("cannot supervise a worker");
+        // Not where another supervisor has the name by now.
+        if OptionsFile::read(&options.run_dir, &options.set, std::process::id()).is_some() {
+            let _ = std::fs::remove_file(OptionsFile::path(&options.run_dir, &options.set));
+        }
+        return ended;
     }
-    let words = worker_words(READY_ON_STDIN, &options, &settings);
+    let mut words = vec!["--config-dir".into(), config_dir.path.clone().into()];
+    words.extend(worker_words(READY_ON_STDIN, &options, settings));
+    // Before the directory, which stands behind `--`.
+    let end = words.len() - 3;
+    let mut known: Vec<OsString> = given_words(&given);
+    if let Some(file) = &meant.set_file {
+        known.extend(["--set-file".into(), file.into()]);
+    }
+    words.splice(end..end, known);
     supervisor::start_worker(&program, &words, &log_of(&options))?;
     Ok(0)
+}
+
+/// What the command line said, for the process that tells it to those that come later.
+fn given_words(given: &Settings) -> Vec<OsString> {
+    let word = |(key, value): (&str, Option<&str>)| match value {
+        Some(value) => format!("--given={key}={value}").into(),
+        None => format!("--given={key}").into(),
+    };
+    given.pairs().map(word).collect()
+}
+
+fn parse_given(words: &[String]) -> anyhow::Result<Settings> {
+    let mut given = Settings::new();
+    for word in words {
+        match word.split_once('=') {
+            Some((key, value)) => given.set(key, Some(value))?,
+            None => given.set(word, None)?,
+        }
+    }
+    Ok(given)
+}
+
+/// The options of a worker: its words, and what was loaded anew since its mount was made.
+fn worker_options(args: &MountArgs, given: &Settings) -> anyhow::Result<MountOptions> {
+    let of =
+        |settings: &Settings| MountOptions::new(&args.dir, args.mountpoint.as_deref(), settings);
+    let options = of(given)?;
+    let supervisor = std::os::unix::process::parent_id();
+    let Some(file) = OptionsFile::read(&options.run_dir, &options.set, supervisor) else {
+        return Ok(options);
+    };
+    // Whatever stands there, the mount needs a worker.
+    Ok(of(&file.renew(given)).unwrap_or(options))
 }
 
 /// Looks whether the directory can be mounted. Processes of the set that were just killed hold its name

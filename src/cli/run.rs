@@ -5,18 +5,20 @@ use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::args::{
     Cli, MetricsVerb, MirrorVerb, QueueVerb, ReplicationVerb, TargetVerb, Verb, command,
 };
 use super::compare::Depth;
+use super::spec::ConfigDir;
 use super::{
-    alerts, compare, diag, metrics, mount, pauses, peers, queue, restart, show, stats, target,
-    umount, wait,
+    alerts, compare, config, diag, metrics, mount, pauses, peers, queue, restart, set, show, stats,
+    target, umount, wait,
 };
 use crate::config::MountOptions;
+use crate::config::Place;
 use crate::config::TargetOptions;
 use crate::control::{self, Client, MirrorKind, Reply, Request, Service};
 use crate::supervisor::Ready;
@@ -145,19 +147,34 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
     let run_dir = std::path::absolute(&cli.run_dir).context("run directory")?;
     // Whatever is made here is for this user alone; who makes files for others gives them their modes.
     sys::set_umask(0o077);
+    let config_dir = ConfigDir::of(cli.config_dir.as_deref())?;
     match cli.verb {
-        Verb::Mount(args) => mount::mount(&args, &run_dir, entrances),
+        Verb::Mount(args) => mount::mount(&args, &run_dir, &config_dir, entrances),
         Verb::Umount {
             mountpoint,
             timeout,
         } => umount::umount(&mountpoint, &run_dir, seconds(timeout)?),
-        Verb::Target(verb) => run_target(verb, &run_dir, entrances),
-        Verb::Restart { set, timeout, json } => {
+        Verb::Target(verb) => run_target(verb, &run_dir, &config_dir, entrances),
+        Verb::Config(verb) => config::config(&verb, &config_dir),
+        Verb::Set(verb) => set::set(&verb, &run_dir, &config_dir, entrances),
+        Verb::Restart {
+            set,
+            timeout,
+            keep_options,
+            json,
+        } => {
             let set = match choose_set(&run_dir, set.as_deref())? {
                 Service::Set(set) => set,
                 other @ Service::Target(_) => anyhow::bail!("{other} is no set"),
             };
-            restart::restart(&run_dir, &set, seconds(timeout)?, json)
+            let told_dir = cli.config_dir.is_some().then_some(&config_dir);
+            let manner = restart::Manner {
+                config_dir: told_dir,
+                keep_options,
+                patience: seconds(timeout)?,
+                json,
+            };
+            restart::restart(&run_dir, &set, &manner)
         }
         Verb::Status { set, json } => show::status(&run_dir, set.as_deref(), json),
         Verb::Stats {
@@ -265,13 +282,18 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             let remap = compare::parse_remap(&remap_links)?;
             compare::compare(&left, &right, depth, remap, json)
         }
-        Verb::Diag { output } => {
-            diag::collect(&run_dir, Path::new("/etc/doppelfs"), output.as_deref())
-        }
+        Verb::Diag { output } => diag::collect(&run_dir, &config_dir.path, output.as_deref()),
         Verb::Metrics { verb: None } => metrics::print(&run_dir),
         Verb::Metrics {
             verb: Some(MetricsVerb::Serve { listen }),
-        } => metrics::serve(&run_dir, listen),
+        } => {
+            let configured = || anyhow::Ok(config_dir.load()?.metrics_listen);
+            let listen = match listen {
+                Some(address) => Some(address),
+                None => configured()?.map(|(address, _)| address),
+            };
+            metrics::serve(&run_dir, listen)
+        }
         Verb::Alerts { json, catalog } => alerts::list(json, catalog),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
@@ -291,12 +313,12 @@ fn planned(verb: &Verb) -> anyhow::Error {
         Verb::Restore(_) => ("restore", "copy the replica with rsync -aHAX"),
         Verb::Failover(_) => ("failover", "stop the target and use the replica"),
         Verb::Failback(_) => ("failback", "copy the replica with rsync -aHAX"),
-        Verb::Set(_) => ("set", "a set lives as long as its mount"),
-        Verb::Config(_) => ("config", "give options on the command line or in fstab"),
         Verb::Mount(_)
         | Verb::Alerts { .. }
         | Verb::Diag { .. }
         | Verb::Metrics { .. }
+        | Verb::Set(_)
+        | Verb::Config(_)
         | Verb::Pair(_)
         | Verb::Connect { .. }
         | Verb::Disconnect { .. }
@@ -319,7 +341,12 @@ fn planned(verb: &Verb) -> anyhow::Error {
     not_built(name, instead)
 }
 
-fn run_target(verb: TargetVerb, run_dir: &Path, entrances: &Entrances) -> anyhow::Result<Outcome> {
+fn run_target(
+    verb: TargetVerb,
+    run_dir: &Path,
+    config_dir: &ConfigDir,
+    entrances: &Entrances,
+) -> anyhow::Result<Outcome> {
     match verb {
         TargetVerb::Serve {
             listen,
@@ -328,13 +355,24 @@ fn run_target(verb: TargetVerb, run_dir: &Path, entrances: &Entrances) -> anyhow
             insecure_loopback,
             confine,
         } => {
+            let config = config_dir.load()?;
+            config.refuse_wrong(None)?;
+            let file = &config.target;
+            let path = |flag: Option<PathBuf>, file: Option<&(PathBuf, Place)>| {
+                flag.or_else(|| file.map(|(path, _)| path.clone()))
+            };
+            let text = |flag: Option<String>, file: Option<&(String, Place)>| {
+                flag.or_else(|| file.map(|(text, _)| text.clone()))
+            };
+            let file_insecure = file.insecure_loopback.as_ref().is_some_and(|(on, _)| *on);
             let options = TargetOptions::new(
-                listen.as_deref(),
-                root.as_deref(),
-                state.as_deref(),
+                text(listen, file.listen.as_ref()).as_deref(),
+                path(root, file.root.as_ref()).as_deref(),
+                path(state, file.state.as_ref()).as_deref(),
                 Some(run_dir),
-                insecure_loopback,
+                insecure_loopback || file_insecure,
             )?;
+            let confine = text(confine, file.confine.as_ref());
             let options = options.confined(confine.as_deref())?;
             target::serve(options, entrances)
         }

@@ -10,6 +10,7 @@ use super::run::Outcome;
 use crate::control::{self, Client, Reply, Request, Service};
 use crate::supervisor::{Supervision, User, holders_of, users_of};
 use crate::sys;
+use crate::types::SetName;
 
 /// Processes named in the message about a busy mount.
 const USERS_SHOWN_MAX: usize = 20;
@@ -23,7 +24,10 @@ pub(super) fn umount(
     run_dir: &Path,
     patience: Duration,
 ) -> anyhow::Result<Outcome> {
-    let mountpoint = find_mount(mountpoint)?;
+    let mountpoint = match mount_of_set(mountpoint, run_dir) {
+        Some(mountpoint) => mountpoint,
+        None => find_mount(mountpoint)?,
+    };
     if !sys::is_root() {
         bail!(
             "permission denied: only root may unmount {}",
@@ -153,6 +157,20 @@ fn wait_for_end(
     }
     append_users(&mut text, &holders);
     bail!(text)
+}
+
+/// Where the set of that name is mounted, when the word is one: it has no slash, and the set is mounted.
+fn mount_of_set(given: &Path, run_dir: &Path) -> Option<PathBuf> {
+    let name = given.to_str().filter(|text| !text.contains('/'))?;
+    let name = SetName::new(name).ok()?;
+    if let Some(told) = Supervision::read(run_dir, &name) {
+        return Some(told.mountpoint);
+    }
+    let client = Client::connect(run_dir, &Service::Set(name)).ok()?;
+    match client.ask(&Request::Status, Some(control::ANSWER_PATIENCE)) {
+        Ok(Reply::Set(set)) => set.roots.first().map(|root| root.mountpoint.clone().into()),
+        _ => None,
+    }
 }
 
 /// The mount as the table has it. Only the parents of the mount point are looked at: the root of a

@@ -357,7 +357,7 @@ fn refuse_protected(path: &Path, around: &Surroundings) -> Result<(), MountRefus
 }
 
 /// The path with the symbolic links of that part resolved that exists.
-fn real_ancestor(path: &Path) -> PathBuf {
+pub(super) fn real_ancestor(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         if let Ok(real) = std::fs::canonicalize(ancestor) {
             let rest = path.strip_prefix(ancestor).unwrap_or(Path::new(""));

@@ -9,6 +9,10 @@ pub enum KeyUse {
     Flag,
     /// `key=value`.
     Value,
+    /// `key=value`, where a number alone is a value, too.
+    Amount,
+    /// `key=value`, which is a path.
+    Path,
     /// `key` or `key=yes|no`.
     Switch,
 }
@@ -17,24 +21,24 @@ pub enum KeyUse {
 pub const MOUNT_KEYS: [(&str, KeyUse); 20] = [
     ("set", KeyUse::Value),
     ("target", KeyUse::Value),
-    ("state", KeyUse::Value),
-    ("run-dir", KeyUse::Value),
-    ("keys", KeyUse::Value),
+    ("state", KeyUse::Path),
+    ("run-dir", KeyUse::Path),
+    ("keys", KeyUse::Path),
     ("order", KeyUse::Value),
-    ("insecure-loopback", KeyUse::Flag),
+    ("insecure-loopback", KeyUse::Switch),
     ("foreground", KeyUse::Flag),
-    ("atime", KeyUse::Flag),
-    ("remap-links", KeyUse::Flag),
-    ("strict-cover", KeyUse::Flag),
-    ("journal-wait", KeyUse::Value),
-    ("queue-disk-max", KeyUse::Value),
-    ("queue-free-min", KeyUse::Value),
-    ("queue-memory", KeyUse::Value),
-    ("queue-alert", KeyUse::Value),
-    ("queue-dir", KeyUse::Value),
+    ("atime", KeyUse::Switch),
+    ("remap-links", KeyUse::Switch),
+    ("strict-cover", KeyUse::Switch),
+    ("journal-wait", KeyUse::Amount),
+    ("queue-disk-max", KeyUse::Amount),
+    ("queue-free-min", KeyUse::Amount),
+    ("queue-memory", KeyUse::Amount),
+    ("queue-alert", KeyUse::Amount),
+    ("queue-dir", KeyUse::Path),
     ("auto-remirror", KeyUse::Switch),
     ("sloppy", KeyUse::Flag),
-    ("read-only", KeyUse::Flag),
+    ("read-only", KeyUse::Switch),
 ];
 
 /// mount(8)'s keys that change the mount: key, place in the flags, on or off.
@@ -110,6 +114,17 @@ pub fn is_ignored_key(key: &str, value: Option<&str>) -> bool {
         || (value.is_some() && (IGNORED_VALUES.contains(&key) || key == "user"))
 }
 
+/// What forbids something on the mount (`nosuid` and its like), each with the key that allows it.
+pub(super) fn restrictions() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let forbids = VFS_KEYS
+        .iter()
+        .filter(|(_, flag, on)| *on && *flag != VfsFlag::ReadOnly);
+    forbids.filter_map(|&(key, flag, _)| {
+        let allows = VFS_KEYS.iter().find(|(_, f, on)| *f == flag && !*on);
+        allows.map(|&(allows, _, _)| (key, allows))
+    })
+}
+
 pub(super) fn vfs_flag(key: &str) -> Option<(VfsFlag, bool)> {
     VFS_KEYS
         .iter()
@@ -150,12 +165,52 @@ impl Settings {
                 key,
                 value: value.to_owned(),
             }),
-            (KeyUse::Value, None) => Err(OptionError::ValueMissing { key }),
-            (KeyUse::Flag, None) | (KeyUse::Value, Some(_)) | (KeyUse::Switch, _) => {
+            (KeyUse::Value | KeyUse::Amount | KeyUse::Path, None) => {
+                Err(OptionError::ValueMissing { key })
+            }
+            (KeyUse::Flag, None)
+            | (KeyUse::Value | KeyUse::Amount | KeyUse::Path, Some(_))
+            | (KeyUse::Switch, _) => {
                 self.0.push((key, value.map(str::to_owned)));
                 Ok(())
             }
         }
+    }
+
+    /// This, where it says something, and what `lower` says otherwise: each of our keys has the value of
+    /// the upper one, and targets are not added to those below. The `rw` that mount(8) says by itself does
+    /// not undo a `read-only` below.
+    #[must_use]
+    pub fn over(&self, lower: &Settings) -> Settings {
+        let has_target = self.pairs().any(|(key, _)| key == "target");
+        let kept = lower
+            .0
+            .iter()
+            .filter(|(key, _)| !has_target || key != "target");
+        let is_lower_read_only = lower.is_read_only();
+        let is_said = |key: &str| matches!(key, "ro" | "read-only");
+        let upper = self.0.iter().filter(|(key, _)| {
+            key != "rw" || !is_lower_read_only || self.0.iter().any(|(other, _)| is_said(other))
+        });
+        Settings(kept.chain(upper).cloned().collect())
+    }
+
+    fn is_read_only(&self) -> bool {
+        let last = self
+            .0
+            .iter()
+            .rfind(|(key, _)| matches!(key.as_str(), "ro" | "rw" | "read-only"));
+        last.is_some_and(|(key, value)| match key.as_str() {
+            "read-only" => !matches!(value.as_deref(), Some("no" | "off" | "false" | "0")),
+            key => key == "ro",
+        })
+    }
+
+    /// Only those pairs whose key `is_wanted`.
+    #[must_use]
+    pub fn only(&self, is_wanted: impl Fn(&str) -> bool) -> Settings {
+        let wanted = self.0.iter().filter(|(key, _)| is_wanted(key));
+        Settings(wanted.cloned().collect())
     }
 
     /// What was asked for, in order.
@@ -218,8 +273,12 @@ pub fn split_options(text: &str) -> Result<Vec<(String, Option<String>)>, Option
 fn nearest(key: &str) -> Option<String> {
     let ours = MOUNT_KEYS.iter().map(|(k, _)| *k);
     let theirs = VFS_KEYS.iter().map(|(k, _, _)| *k);
-    ours.chain(theirs)
-        .chain(IGNORED_FLAGS)
+    nearest_of(key, ours.chain(theirs).chain(IGNORED_FLAGS))
+}
+
+/// The one of `known` that looks most like `key`, when one does.
+pub(super) fn nearest_of<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    known
         .map(|known| (strsim::damerau_levenshtein(key, known), known))
         .min()
         .filter(|(distance, known)| *distance <= known.len().div_ceil(3))

@@ -221,6 +221,7 @@ impl MountOptions {
             return Ok(());
         }
         let text = value.unwrap_or_default();
+        let switch = || parse_switch(key, value.unwrap_or("yes"));
         match key {
             // Looked up before everything else; sloppiness is over when keys are known.
             "set" | "sloppy" => {}
@@ -229,11 +230,11 @@ impl MountOptions {
             "run-dir" => self.run_dir = absolute(Path::new(text))?,
             "order" => self.order = parse_order(text)?,
             "keys" => self.keys_dir = absolute(Path::new(text))?,
-            "insecure-loopback" => self.insecure_loopback = true,
+            "insecure-loopback" => self.insecure_loopback = switch()?,
             "foreground" => self.foreground = true,
-            "atime" => self.atime = true,
-            "remap-links" => self.remap_links = true,
-            "strict-cover" => self.strict_cover = true,
+            "atime" => self.atime = switch()?,
+            "remap-links" => self.remap_links = switch()?,
+            "strict-cover" => self.strict_cover = switch()?,
             "journal-wait" => self.journal_wait = parse_duration(key, text)?,
             "queue-disk-max" if text == "unlimited" => self.queue_disk_max = None,
             "queue-disk-max" => self.queue_disk_max = Some(parse_bytes(key, text)?),
@@ -241,8 +242,8 @@ impl MountOptions {
             "queue-memory" => self.queue_memory = parse_memory(text)?,
             "queue-alert" => self.queue_alert_percent = parse_percent(key, text)?,
             "queue-dir" => self.queue_dir = absolute(Path::new(text))?,
-            "auto-remirror" => self.auto_remirror = parse_switch(key, value.unwrap_or("yes"))?,
-            "read-only" => self.flags.read_only = true,
+            "auto-remirror" => self.auto_remirror = switch()?,
+            "read-only" => self.flags.read_only = switch()?,
             _ => unreachable!("keys are checked when they are set"),
         }
         Ok(())

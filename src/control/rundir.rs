@@ -13,12 +13,13 @@ use crate::sync;
 use crate::sys;
 
 /// What stands in a run directory, by the end of its name: sockets and locks, claims, what supervisors
-/// tell, what survives a worker, and what stands in for a state.
-const EXTENSIONS: [&str; 7] = [
+/// tell and what their mounts were asked for, what survives a worker, and what stands in for a state.
+const EXTENSIONS: [&str; 8] = [
     "sock",
     "lock",
     "dir",
     "supervisor",
+    "options",
     "new",
     "live",
     "standin",

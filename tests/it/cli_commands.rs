@@ -27,8 +27,10 @@ fn what_is_planned_says_so_and_ends_with_2() {
         "restore data --from t --to /x",
         "failover x",
         "failback x",
-        "set list",
-        "config check",
+        "set rename a b",
+        "set copy a b",
+        "set delete a",
+        "set size a",
     ] {
         let ran = run(scratch.path(), words);
         assert_eq!(ran.code, 2, "{words}: {}", ran.err);
