@@ -265,10 +265,6 @@ impl Listening {
                 },
             };
         }
-        // Somebody was sent away before the question could be asked.
-        if let Some(refusal) = refusal_in(&beginning).filter(|_| !self.has_heard) {
-            return refusal.into();
-        }
         if error.is_parse() {
             let text = String::from_utf8_lossy(&beginning);
             return self.not_understood(format!("{error} in {text:.120}"));
@@ -290,16 +286,6 @@ impl Listening {
 
 /// What a worker of an older version begins every answer with.
 const OLDER: &[u8] = b"{\"kind\":";
-
-/// What stands in a response that came before its request.
-fn refusal_in(bytes: &[u8]) -> Option<Refusal> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let (head, body) = text.split_once("\r\n\r\n")?;
-    let refusal = head
-        .starts_with("HTTP/1.")
-        .then(|| serde_json::from_str(body));
-    refusal?.ok()
-}
 
 /// The answers to one request. Dropping it ends the request.
 #[derive(Debug)]
