@@ -288,7 +288,12 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
         Verb::Metrics { verb: None } => metrics::print(&run_dir),
         Verb::Metrics {
             verb: Some(MetricsVerb::Serve { listen }),
-        } => metrics::serve(&run_dir, listen),
+        } => {
+            let config = config_dir.load()?;
+            config.refuse_wrong(None)?;
+            let configured = config.metrics_listen.map(|(address, _)| address);
+            metrics::serve(&run_dir, listen.or(configured))
+        }
         Verb::Alerts { json, catalog } => alerts::list(json, catalog),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
