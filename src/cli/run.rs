@@ -287,12 +287,10 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
         Verb::Metrics {
             verb: Some(MetricsVerb::Serve { listen }),
         } => {
-            let configured = || anyhow::Ok(config_dir.load()?.metrics_listen);
-            let listen = match listen {
-                Some(address) => Some(address),
-                None => configured()?.map(|(address, _)| address),
-            };
-            metrics::serve(&run_dir, listen)
+            let config = config_dir.load()?;
+            config.refuse_wrong(None)?;
+            let configured = config.metrics_listen.map(|(address, _)| address);
+            metrics::serve(&run_dir, listen.or(configured))
         }
         Verb::Alerts { json, catalog } => alerts::list(json, catalog),
         Verb::Completions { shell } => {
