@@ -38,11 +38,14 @@ const FLOORS: [(&str, u8); 28] = [
 ];
 
 /// Packages that only these rooms may name.
-const OWNERS: [(&str, &[&str]); 11] = [
+const OWNERS: [(&str, &[&str]); 14] = [
     ("parking_lot", &["sync"]),
     ("fuser", &["fuse"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
+    ("ratatui", &["cli"]),
+    ("unicode_width", &["cli"]),
+    ("globset", &["control"]),
     ("zstd", &["wire"]),
     ("rustls", &["wire"]),
     ("tokio_rustls", &["wire"]),

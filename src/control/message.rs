@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use super::peers::{PeerLine, PeersReport, SecretText, TermsChange};
+use super::queue_filter::QueueFilter;
 use super::queue_line::QueueLine;
 use super::status::{SetStatus, TargetStatus};
 use super::{Refusal, RefusalCode};
-use crate::stats::Snapshot;
+use crate::stats::{Snapshot, TargetNumbers};
 use crate::types::MarkName;
 
 /// Version of the API. A change that an older side would misunderstand raises it; new requests and
@@ -54,6 +55,15 @@ pub enum Request {
         follow: bool,
         /// How many of the past.
         count: u64,
+    },
+    /// As `queue-tail`, of those operations alone that the filter lets through.
+    QueueFind {
+        /// Go on.
+        follow: bool,
+        /// How many of the past.
+        count: u64,
+        /// Which.
+        filter: QueueFilter,
     },
     /// What the queue holds and who reads it.
     QueueShow,
@@ -151,10 +161,11 @@ pub enum Request {
 }
 
 /// The names of all requests, for the message about an unknown one.
-pub const REQUEST_NAMES: [&str; 24] = [
+pub const REQUEST_NAMES: [&str; 25] = [
     "status",
     "wait",
     "queue-tail",
+    "queue-find",
     "queue-show",
     "stats",
     "mirror-start",
@@ -203,8 +214,10 @@ pub enum Reply {
     },
     /// To `queue-show`.
     Queue(Box<QueueReport>),
-    /// To `stats`.
+    /// To `stats`, from a set.
     Stats(Box<Snapshot>),
+    /// To `stats`, from a target.
+    TargetStats(Box<TargetNumbers>),
     /// To `mirror-start`.
     MirrorStarted {
         /// The mirror's number.
@@ -266,10 +279,16 @@ impl Reply {
                 }
                 Reply::Set(set)
             }
-            other @ (Reply::Target(_)
-            | Reply::Waited { .. }
+            Reply::Target(mut target) => {
+                for stream in &mut target.streams {
+                    stream.last_path = None;
+                }
+                Reply::Target(target)
+            }
+            other @ (Reply::Waited { .. }
             | Reply::Queue(_)
             | Reply::Stats(_)
+            | Reply::TargetStats(_)
             | Reply::MirrorStarted { .. }
             | Reply::Prepared { .. }
             | Reply::Invited { .. }

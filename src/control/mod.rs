@@ -40,6 +40,7 @@ mod error;
 mod escape;
 mod message;
 mod peers;
+mod queue_filter;
 mod queue_line;
 mod rundir;
 mod seats;
@@ -50,12 +51,13 @@ pub use access::{ADMIN_GROUP, Access, Groups, MONITOR_GROUP};
 pub use address::{Service, list_services, list_sets};
 pub use client::{ANSWER_PATIENCE, Answers, Client};
 pub use error::{Error, Refusal, RefusalCode};
-pub use escape::{escape, unescape};
+pub use escape::{escape, is_unseen, unescape};
 pub use message::{
     CursorLine, HEARTBEAT, Item, MirrorKind, QueueReport, REQUEST_NAMES, Reply, Request,
     SegmentLine, VERSION, encode_request, parse_request,
 };
 pub use peers::{PeerLine, PeersReport, RefusalLine, SecretText, TermsChange};
+pub use queue_filter::{FilterError, QueueFilter, QueueMatcher};
 pub use queue_line::QueueLine;
 pub use rundir::make_run_dir;
 pub use server::{Answer, Handler, Items, Server, Terms};

@@ -21,6 +21,7 @@ fn report() -> StatusReport {
             state: MirrorState::Mirroring,
             percent: Some(41.6),
             remaining_bytes: Some(5 << 30),
+            ..MirrorStatus::default()
         },
         lag_ops: 12,
         lag_bytes: 4096,

@@ -6,9 +6,9 @@ use crate::cli_scratch::{Scratch, Talker, runtime, serve, set};
 use doppelfs::codec::{Draft, Frame};
 use doppelfs::control::status::{STATUS_VERSION, SetStatus, StatusReport};
 use doppelfs::control::{
-    Client, Error, Item, MirrorKind, QueueLine, REQUEST_NAMES, RefusalCode, Reply, Request, Server,
-    Service, TermsChange, encode_request, escape, list_services, list_sets, parse_request,
-    unescape,
+    Client, Error, Item, MirrorKind, QueueFilter, QueueLine, REQUEST_NAMES, RefusalCode, Reply,
+    Request, Server, Service, TermsChange, encode_request, escape, list_services, list_sets,
+    parse_request, unescape,
 };
 use doppelfs::types::{
     Body, Caller, Dentry, FileId, Kind, MarkName, Name, Node, Op, RenameMode, Seq,
@@ -352,6 +352,14 @@ fn every_request_survives_its_line() {
         Request::QueueTail {
             follow: true,
             count: 3,
+        },
+        Request::QueueFind {
+            follow: false,
+            count: 3,
+            filter: QueueFilter {
+                paths: vec!["mail/**".to_owned()],
+                ..QueueFilter::default()
+            },
         },
         Request::QueueShow,
         Request::Stats,

@@ -41,6 +41,7 @@ mod confine_target;
 mod confine_traced;
 mod control;
 mod control_access;
+mod control_filter;
 mod digest_equal;
 mod digest_kinds;
 mod digest_walk;
