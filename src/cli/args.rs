@@ -4,6 +4,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::args_look::{FilterArgs, TopArgs};
+
 /// Real-time replication of a directory tree, in order, crash-safe.
 #[derive(Debug, Parser)]
 #[command(
@@ -50,6 +52,9 @@ pub(super) enum Verb {
     Status {
         /// Only this set
         set: Option<String>,
+        /// End with 1 where somebody has to look: an error, no answer, behind, no target
+        #[arg(long)]
+        check: bool,
         /// For programs
         #[arg(long)]
         json: bool,
@@ -57,7 +62,14 @@ pub(super) enum Verb {
     /// Show what has been counted
     Stats {
         /// The set, where there are several
+        #[arg(conflicts_with = "target")]
         set: Option<String>,
+        /// Of the target that is served here; by its port, where there are several
+        #[arg(long, value_name = "PORT", num_args = 0..=1)]
+        target: Option<Option<u16>>,
+        /// One line of totals: `Que/sent add=..` of a set, `Received add=..` of a target
+        #[arg(long, conflicts_with = "json")]
+        brief: bool,
         /// A line every interval, until interrupted
         #[arg(long)]
         follow: bool,
@@ -137,8 +149,8 @@ pub(super) enum Verb {
     /// Who may speak to this host, and to whom it speaks
     #[command(subcommand)]
     Peers(PeersVerb),
-    /// Full-screen monitor (not built yet)
-    Top(Unbuilt),
+    /// Full-screen monitor: sets, connections, targets, their speed, who writes, what is under way
+    Top(TopArgs),
     /// Connect a set to its targets again
     Connect {
         /// The set; may be left out where there is one
@@ -519,9 +531,11 @@ pub(super) enum QueueVerb {
         /// Go on with each new one, until interrupted
         #[arg(long)]
         follow: bool,
-        /// How many of the past
+        /// How many of the past; with a filter, how many that it lets through
         #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
         count: u64,
+        #[command(flatten)]
+        filter: FilterArgs,
         /// For programs: one object per line
         #[arg(long)]
         json: bool,
@@ -558,6 +572,12 @@ pub(super) enum MirrorVerb {
         /// Compare everything by checksum (not built yet)
         #[arg(long, conflicts_with_all = ["full", "difference"])]
         checksum_all: bool,
+        /// Wait until all targets have all of it, and show how it goes
+        #[arg(long)]
+        wait: bool,
+        /// Wait no longer than this many seconds (exit code 1); the mirror goes on
+        #[arg(long, value_name = "SECONDS", requires = "wait")]
+        timeout: Option<f64>,
     },
     /// Hold a mirror (not built yet)
     Pause(Unbuilt),

@@ -8,10 +8,13 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::args::{Cli, MetricsVerb, MirrorVerb, QueueVerb, ReplicationVerb, TargetVerb, Verb, command};
+use super::args::{
+    Cli, MetricsVerb, MirrorVerb, QueueVerb, ReplicationVerb, TargetVerb, Verb, command,
+};
 use super::compare::Depth;
 use super::{
-    alerts, compare, diag, metrics, mount, pauses, peers, queue, restart, show, stats, target, umount, wait,
+    alerts, compare, diag, metrics, mount, pauses, peers, queue, restart, show, stats, target, top,
+    umount, wait,
 };
 use crate::config::MountOptions;
 use crate::config::TargetOptions;
@@ -156,15 +159,20 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             };
             restart::restart(&run_dir, &set, seconds(timeout)?, json)
         }
-        Verb::Status { set, json } => show::status(&run_dir, set.as_deref(), json),
+        Verb::Status { set, check, json } => show::status(&run_dir, set.as_deref(), json, check),
         Verb::Stats {
             set,
+            target,
+            brief,
             follow,
             interval,
             count,
             json,
         } => {
-            let service = choose_set(&run_dir, set.as_deref())?;
+            let service = match target {
+                Some(port) => peers::choose_target(&run_dir, port)?,
+                None => choose_set(&run_dir, set.as_deref())?,
+            };
             let count = if follow { count.unwrap_or(u64::MAX) } else { 1 };
             let interval = seconds(interval)?;
             stats::stats(
@@ -175,6 +183,7 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
                     interval,
                     count,
                     json,
+                    brief,
                 },
             )
         }
@@ -182,15 +191,13 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             set,
             follow,
             count,
+            filter,
             json,
         }) => {
+            // What is wrong with the filter is said before anybody is asked.
+            let request = queue::request(follow, count, &filter)?;
             let service = choose_set(&run_dir, set.as_deref())?;
-            queue::tail(
-                &run_dir,
-                &service,
-                &Request::QueueTail { follow, count },
-                json,
-            )
+            queue::tail(&run_dir, &service, &request, json)
         }
         Verb::Queue(QueueVerb::Show { set, json }) => {
             let service = choose_set(&run_dir, set.as_deref())?;
@@ -244,6 +251,7 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             let done = "stopped; nothing is queued, and its targets need a mirror";
             pauses::each(&run_dir, &sets, false, &request, done)
         }
+        Verb::Top(args) => top::top(&run_dir, &args),
         Verb::Pair(args) => peers::pair(&args),
         Verb::Peers(verb) => peers::peers(&verb, &run_dir),
         Verb::Mirror(verb) => run_mirror(verb, &run_dir),
@@ -282,7 +290,6 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
 
 fn planned(verb: &Verb) -> anyhow::Error {
     let (name, instead) = match verb {
-        Verb::Top(_) => ("top", "use `doppelfs stats --follow`"),
         Verb::Verify(_) => ("verify", "use `doppelfs compare` while nobody writes"),
         Verb::Orphans(_) => ("orphans", "a full mirror removes them"),
         Verb::Restore(_) => ("restore", "copy the replica with rsync -aHAX"),
@@ -294,6 +301,7 @@ fn planned(verb: &Verb) -> anyhow::Error {
         | Verb::Alerts { .. }
         | Verb::Diag { .. }
         | Verb::Metrics { .. }
+        | Verb::Top(_)
         | Verb::Pair(_)
         | Verb::Connect { .. }
         | Verb::Disconnect { .. }
@@ -356,7 +364,10 @@ fn run_mirror(verb: MirrorVerb, run_dir: &Path) -> anyhow::Result<Outcome> {
             checksum: _,
             newer_only: _,
             checksum_all: false,
+            wait,
+            timeout,
         } => {
+            let timeout = timeout.map(seconds).transpose()?;
             let service = choose_set(run_dir, set.as_deref())?;
             let kind = MirrorKind::Full;
             let request = Request::MirrorStart { kind };
@@ -367,7 +378,10 @@ fn run_mirror(verb: MirrorVerb, run_dir: &Path) -> anyhow::Result<Outcome> {
                 }
                 other => unexpected(&service, &other)?,
             }
-            Ok(Outcome::Yes)
+            match wait {
+                true => wait::mirrored(run_dir, &service, timeout),
+                false => Ok(Outcome::Yes),
+            }
         }
         MirrorVerb::Start {
             difference: true, ..
