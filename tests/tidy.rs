@@ -38,7 +38,7 @@ const FLOORS: [(&str, u8); 28] = [
 ];
 
 /// Packages that only these rooms may name.
-const OWNERS: [(&str, &[&str]); 21] = [
+const OWNERS: [(&str, &[&str]); 24] = [
     ("prometheus_client", &["metrics"]),
     ("tar", &["cli"]),
     ("flate2", &["cli"]),
@@ -52,6 +52,9 @@ const OWNERS: [(&str, &[&str]); 21] = [
     ("http_body_util", &["control"]),
     ("form_urlencoded", &["control"]),
     ("percent_encoding", &["control"]),
+    ("ratatui", &["cli"]),
+    ("unicode_width", &["cli"]),
+    ("globset", &["control"]),
     ("zstd", &["wire"]),
     ("rustls", &["wire"]),
     ("tokio_rustls", &["wire"]),

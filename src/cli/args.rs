@@ -4,6 +4,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::act_args::{MetricsVerb, PauseArgs, ReplicationVerb, TargetPauseArgs};
+use super::args_look::{FilterArgs, TopArgs};
 use super::set_args::{ConfigVerb, SetVerb};
 
 /// Real-time replication of a directory tree, in order, crash-safe.
@@ -62,6 +64,9 @@ pub(super) enum Verb {
     Status {
         /// Only this set
         set: Option<String>,
+        /// End with 1 where somebody has to look: an error, no answer, behind, no target
+        #[arg(long)]
+        check: bool,
         /// For programs
         #[arg(long)]
         json: bool,
@@ -69,7 +74,14 @@ pub(super) enum Verb {
     /// Show what has been counted
     Stats {
         /// The set, where there are several
+        #[arg(conflicts_with = "target")]
         set: Option<String>,
+        /// Of the target that is served here; by its port, where there are several
+        #[arg(long, value_name = "PORT", num_args = 0..=1)]
+        target: Option<Option<u16>>,
+        /// One line of totals: `Que/sent add=..` of a set, `Received add=..` of a target
+        #[arg(long, conflicts_with = "json")]
+        brief: bool,
         /// A line every interval, until interrupted
         #[arg(long)]
         follow: bool,
@@ -153,8 +165,8 @@ pub(super) enum Verb {
     /// Who may speak to this host, and to whom it speaks
     #[command(subcommand)]
     Peers(PeersVerb),
-    /// Full-screen monitor (not built yet)
-    Top(Unbuilt),
+    /// Full-screen monitor: sets, connections, targets, their speed, who writes, what is under way
+    Top(TopArgs),
     /// Connect a set to its targets again
     Connect {
         /// The set; may be left out where there is one
@@ -424,73 +436,6 @@ pub(super) struct OptionArgs {
     pub(super) auto_remirror: Option<String>,
 }
 
-/// Arguments of `pause`.
-#[derive(Debug, Args)]
-pub(super) struct PauseArgs {
-    /// The sets; may be left out where there is one
-    pub(super) sets: Vec<String>,
-    /// All sets of this host, at one point: programs wait a moment for it
-    #[arg(long, conflicts_with = "sets")]
-    pub(super) all: bool,
-    /// Name of the point; made of date and time by default
-    #[arg(long, value_name = "NAME")]
-    pub(super) mark: Option<String>,
-    /// Exit with 1 when the replicas are not there after this many seconds; they still stop when they are
-    #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
-    pub(super) timeout: f64,
-    /// Do not wait until the replicas are there
-    #[arg(long)]
-    pub(super) no_wait: bool,
-    /// For programs
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-/// Arguments of `target pause`.
-#[derive(Debug, Args)]
-pub(super) struct TargetPauseArgs {
-    /// Only this replica: its path below the root, or the whole path
-    pub(super) path: Option<String>,
-    /// At once, also in the middle of a mirror
-    #[arg(long)]
-    pub(super) now: bool,
-    /// Exit with 1 when they do not stand after this many seconds; they still stop when they can
-    #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
-    pub(super) timeout: f64,
-    /// Do not wait until they stand
-    #[arg(long)]
-    pub(super) no_wait: bool,
-    /// Which target, where this host serves several
-    #[arg(long)]
-    pub(super) port: Option<u16>,
-}
-
-/// What can be done about replication as a whole.
-#[derive(Debug, Subcommand)]
-pub(super) enum ReplicationVerb {
-    /// Begin again, with a mirror
-    Start {
-        /// The set; may be left out where there is one
-        set: Option<String>,
-    },
-    /// Keep nothing of what is captured, and send nothing
-    Stop {
-        /// The set; may be left out where there is one
-        set: Option<String>,
-    },
-}
-
-/// What can be done with numbers beside printing them.
-#[derive(Debug, Subcommand)]
-pub(super) enum MetricsVerb {
-    /// Serve them over HTTP, at /metrics, in the foreground
-    Serve {
-        /// Where to listen ([metrics] listen of doppelfs.toml, else 127.0.0.1:7421)
-        #[arg(long, value_name = "ADDRESS:PORT")]
-        listen: Option<std::net::SocketAddr>,
-    },
-}
-
 /// What a target can do.
 #[derive(Debug, Subcommand)]
 pub(super) enum TargetVerb {
@@ -551,9 +496,11 @@ pub(super) enum QueueVerb {
         /// Go on with each new one, until interrupted
         #[arg(long)]
         follow: bool,
-        /// How many of the past
+        /// How many of the past; with a filter, how many that it lets through
         #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
         count: u64,
+        #[command(flatten)]
+        filter: FilterArgs,
         /// For programs: one object per line
         #[arg(long)]
         json: bool,
@@ -590,6 +537,12 @@ pub(super) enum MirrorVerb {
         /// Compare everything by checksum (not built yet)
         #[arg(long, conflicts_with_all = ["full", "difference"])]
         checksum_all: bool,
+        /// Wait until all targets have all of it, and show how it goes
+        #[arg(long)]
+        wait: bool,
+        /// Wait no longer than this many seconds (exit code 1); the mirror goes on
+        #[arg(long, value_name = "SECONDS", requires = "wait")]
+        timeout: Option<f64>,
     },
     /// Hold a mirror (not built yet)
     Pause(Unbuilt),

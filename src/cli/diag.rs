@@ -13,12 +13,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::Serialize;
 
-use super::render::{Ink, clock_text, status_text};
+use super::paper::{Ink, clock_text};
+use super::render::status_text;
 use super::run::Outcome;
 use super::show::collect_status;
 use crate::control::status::StatusReport;
 use crate::control::{self, Client, Reply, Request, Service};
-use crate::{sync, sys};
+use crate::sync;
+use crate::sys;
 
 /// Of each log, the end of so many bytes.
 const LOG_BYTES_MAX: u64 = 2 << 20;
@@ -257,7 +259,10 @@ fn fill(bundle: &mut Bundle, run_dir: &Path, config_dir: &Path) -> std::io::Resu
     match collect_status(run_dir, None) {
         Ok(report) => {
             bundle.put_json("status.json", &report)?;
-            bundle.put("status.txt", status_text(&report, Ink::NONE).as_bytes())?;
+            bundle.put(
+                "status.txt",
+                status_text(&report, Ink::NONE, None).as_bytes(),
+            )?;
             services(bundle, run_dir, &report)?;
         }
         Err(error) => bundle.lack("status.json", &error),

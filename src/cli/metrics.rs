@@ -19,10 +19,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
 use super::run::Outcome;
-use super::show::collect_status;
-use crate::control::{self, Client, Reply, Request, Service};
+use super::show::{ask_all, collect_status};
+use crate::control::{self, Reply, Request, Service};
 use crate::metrics::{CONTENT_TYPE, encode, gather};
-use crate::stats::Snapshot;
+use crate::stats::{Snapshot, TargetNumbers};
 use crate::supervisor::Ready;
 use crate::types::SetName;
 
@@ -45,23 +45,26 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 fn collect(run_dir: &Path) -> anyhow::Result<String> {
     let report = collect_status(run_dir, None)?;
     let up = report.sets.iter().filter(|set| set.worker_pid != 0);
-    let snapshots = up
-        .filter_map(|set| ask(run_dir, &set.name))
-        .collect::<Vec<_>>();
-    Ok(encode(gather(&report, &snapshots)))
-}
-
-/// What a set has counted; none when it ends just now.
-fn ask(run_dir: &Path, name: &str) -> Option<Snapshot> {
-    let service = Service::Set(SetName::new(name).ok()?);
-    let client = Client::connect(run_dir, &service).ok()?;
-    match client
-        .ask(&Request::Stats, Some(control::ANSWER_PATIENCE))
-        .ok()?
-    {
-        Reply::Stats(snapshot) => Some(*snapshot),
-        _ => None,
-    }
+    let sets = up.filter_map(|set| SetName::new(&set.name).ok());
+    let sets = sets.map(Service::Set).collect();
+    let asked = ask_all(run_dir, sets, &Request::Stats, control::ANSWER_PATIENCE);
+    let snapshots = asked.into_iter().filter_map(|asked| match asked.said {
+        Ok(Reply::Stats(snapshot)) => Some(*snapshot),
+        Ok(_) | Err(_) => None,
+    });
+    let snapshots: Vec<Snapshot> = snapshots.collect();
+    let services = control::list_services(run_dir)?.into_iter();
+    let targets: Vec<Service> = services
+        .filter(|service| matches!(service, Service::Target(_)))
+        .collect();
+    let asked = ask_all(run_dir, targets, &Request::Stats, control::ANSWER_PATIENCE);
+    let numbers = asked.into_iter().filter_map(|asked| match asked.said {
+        Ok(Reply::TargetStats(numbers)) => Some(*numbers),
+        // It ends just now, or was reported as one that does not answer.
+        Ok(_) | Err(_) => None,
+    });
+    let numbers: Vec<TargetNumbers> = numbers.collect();
+    Ok(encode(gather(&report, &snapshots, &numbers)))
 }
 
 /// Prints them once.

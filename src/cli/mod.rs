@@ -16,8 +16,10 @@
 //! # Failure
 //! A worker that is stopped costs every command a few seconds and gives a message, never a hang.
 
+mod act_args;
 mod alerts;
 mod args;
+mod args_look;
 mod compare;
 mod config;
 mod diag;
@@ -25,10 +27,13 @@ mod log;
 mod metrics;
 mod mount;
 mod options_file;
+mod paper;
 mod pauses;
 mod peers;
+mod progress;
 mod queue;
 mod render;
+mod render_target;
 mod restart;
 mod run;
 mod set;
@@ -37,11 +42,17 @@ mod show;
 mod spec;
 mod stats;
 mod target;
+mod top;
 mod umount;
+mod verdict;
 mod wait;
 
 pub use args::command;
-pub use render::{Ink, bytes_text, duration_text, status_text, table};
+pub use paper::{Ink, bytes_text, duration_text, table};
+pub use progress::set_line;
+pub use render::status_text;
 pub use run::{Entrances, run};
 pub use show::{collect_status, queue_line_text};
-pub use stats::{STATS_HEADER, stats_line};
+pub use stats::{STATS_HEADER, TARGET_HEADER, stats_line, target_line};
+pub use top::{Done, Grouping, Key, Monitor, Point, Said, WRITERS_SECONDS, Writers, plain};
+pub use verdict::{Level, Verdict, of_connection, of_set, of_stream, of_target};

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Serialize;
 
-use super::args::{PauseArgs, TargetPauseArgs};
+use super::act_args::{PauseArgs, TargetPauseArgs};
+use super::paper::clock_text;
 use super::peers::choose_target;
-use super::render::clock_text;
 use super::run::{Outcome, choose_set, seconds, unexpected};
-use super::wait::{Deadline, flush};
+use super::wait::{Deadline, write_back};
 use crate::control::status::{ConnectionStatus, DataState, SetStatus, TargetState, TargetStatus};
 use crate::control::{self, Client, Reply, Request, Service};
 use crate::sys;
@@ -146,7 +146,7 @@ fn mark_all(
 fn flush_all(run_dir: &Path, sets: &[Service], deadline: Deadline) -> anyhow::Result<()> {
     for set in sets {
         for root in look(run_dir, set)?.roots {
-            if !flush(Path::new(&root.mountpoint), deadline)? {
+            if !write_back(Path::new(&root.mountpoint), deadline)? {
                 bail!(
                     "dirty pages of {} are not written back in time",
                     root.mountpoint

@@ -45,7 +45,7 @@ pub(super) fn choose_target(run_dir: &Path, port: Option<u16>) -> anyhow::Result
         several => {
             let ports: Vec<String> = several.iter().map(u16::to_string).collect();
             bail!(
-                "several targets are served on this host, name one with --port: {}",
+                "several targets are served on this host, name one by its port: {}",
                 ports.join(", ")
             )
         }

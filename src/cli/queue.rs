@@ -3,10 +3,50 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::render::{bytes_text, duration_text, table};
+use anyhow::Context;
+use nix::unistd::User;
+
+use super::args_look::FilterArgs;
+use super::paper::{bytes_text, duration_text, table};
 use super::run::{Outcome, unexpected};
 use super::show::queue_line_text;
-use crate::control::{self, Client, Item, QueueReport, Reply, Request, Service};
+use crate::control::{self, Client, Item, QueueFilter, QueueReport, Reply, Request, Service};
+
+/// The request for the flags. Without a filter it is the one that older workers know, too.
+///
+/// # Errors
+/// A pattern, an operation or a user that there is not.
+pub(super) fn request(follow: bool, count: u64, args: &FilterArgs) -> anyhow::Result<Request> {
+    let filter = QueueFilter {
+        paths: args.path.clone(),
+        ops: args.op.clone(),
+        pids: args.pid.clone(),
+        uids: args
+            .user
+            .iter()
+            .map(|user| uid(user))
+            .collect::<Result<_, _>>()?,
+    };
+    filter.matcher()?;
+    Ok(match filter.is_empty() {
+        true => Request::QueueTail { follow, count },
+        false => Request::QueueFind {
+            follow,
+            count,
+            filter,
+        },
+    })
+}
+
+fn uid(user: &str) -> anyhow::Result<u32> {
+    if let Ok(number) = user.parse() {
+        return Ok(number);
+    }
+    let found = User::from_name(user).with_context(|| format!("cannot look up user {user}"))?;
+    let found =
+        found.with_context(|| format!("--user {user}: there is no such user; give a number"))?;
+    Ok(found.uid.as_raw())
+}
 
 pub(super) fn tail(
     run_dir: &Path,

@@ -1,446 +1,376 @@
-//! Facts as people read them: aligned, with units, coloured on a terminal only.
+//! `status` for people: every set with its connections, every target with its streams.
 
-use std::io::IsTerminal;
-
+use super::paper::{Ink, bytes_text, clock_text, duration_text, printable, shortened, wrapped};
+use super::render_target::target_text;
+use super::verdict::{Verdict, counted, float, mirror_progress, of_set, whole};
 use crate::control::status::{
-    ConfinementStatus, ConnectionStatus, DataState, LayerState, MirrorState, SetState, SetStatus,
-    StatusReport, StreamStatus, TargetState, TargetStatus, Transmit,
+    ConnectionStatus, DataState, MarkStatus, MirrorState, Replication, SetStatus, StatusReport,
+    TargetState, Transmit,
 };
 
-/// Colours, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ink(bool);
+/// Where values begin.
+const VALUE_AT: usize = 16;
 
-impl Ink {
-    /// Never a colour.
-    pub const NONE: Ink = Ink(false);
-    /// Always colours.
-    pub const COLOURED: Ink = Ink(true);
+/// Text that grows by lines that fit.
+pub(super) struct Sheet {
+    pub(super) text: String,
+    pub(super) ink: Ink,
+    columns: Option<usize>,
+}
 
-    /// Colours when `out` is a terminal and `NO_COLOR` is not set.
-    pub fn for_terminal(out: &impl IsTerminal) -> Ink {
-        Ink(out.is_terminal() && std::env::var_os("NO_COLOR").is_none())
+impl Sheet {
+    /// `key   value` under a heading.
+    pub(super) fn fact(&mut self, key: &str, value: &str) {
+        self.painted(key, value, |_, line| line.to_owned());
     }
 
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.0 {
-            format!("\x1b[{code}m{text}\x1b[0m")
+    /// The same, its value painted line by line.
+    pub(super) fn painted(&mut self, key: &str, value: &str, paint: fn(Ink, &str) -> String) {
+        let lines = match self.columns {
+            Some(columns) => wrapped(value, columns.saturating_sub(VALUE_AT)),
+            None => vec![value.to_owned()],
+        };
+        for (number, line) in lines.iter().enumerate() {
+            let key = if number == 0 { key } else { "" };
+            self.text += &format!("    {key:<12}{}\n", paint(self.ink, line));
+        }
+    }
+
+    /// A value that is one word, of which the ends matter most.
+    pub(super) fn path(&mut self, key: &str, path: &str) {
+        let room = self.columns.map(|columns| columns - VALUE_AT);
+        let path = room.map_or_else(|| path.to_owned(), |room| shortened(path, room));
+        self.text += &format!("    {key:<12}{path}\n");
+    }
+
+    /// The first line of a set or a target: whose it is, and the verdict.
+    pub(super) fn heading(&mut self, kind: &str, name: &str, verdict: &Verdict) {
+        let plain = format!("{kind} {name}: {}: {}", verdict.word, verdict.text);
+        let lines = match self.columns {
+            Some(columns) => wrapped(&plain, columns),
+            None => vec![plain],
+        };
+        let head = format!("{kind} {name}: ");
+        for (number, line) in lines.iter().enumerate() {
+            // Where even the name was broken the line stays plain.
+            let painted = match line.strip_prefix(&head).filter(|_| number == 0) {
+                Some(rest) => format!(
+                    "{kind} {}: {}",
+                    self.ink.bold(name),
+                    verdict.paint(self.ink, rest)
+                ),
+                None => verdict.paint(self.ink, line),
+            };
+            self.text += &painted;
+            self.text.push('\n');
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        self.text += line.trim_end();
+        self.text.push('\n');
+    }
+
+    pub(super) fn subheading(&mut self, before: &str, name: &str, after: &str) {
+        let plain = before.len() + name.len() + after.len();
+        if self.columns.is_some_and(|columns| plain > columns) {
+            self.line(&format!("{before}{}", self.ink.bold(name)));
+            self.path("", after.trim_start_matches([',', ' ']));
         } else {
-            text.to_owned()
+            self.line(&format!("{before}{}{after}", self.ink.bold(name)));
         }
     }
-
-    fn green(self, text: &str) -> String {
-        self.paint("32", text)
-    }
-
-    fn yellow(self, text: &str) -> String {
-        self.paint("33", text)
-    }
-
-    fn red(self, text: &str) -> String {
-        self.paint("31", text)
-    }
-
-    fn bold(self, text: &str) -> String {
-        self.paint("1", text)
-    }
 }
 
-/// `0 B`, `4.0 KiB`, `1.5 GiB`.
-#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-pub fn bytes_text(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    // 1023.95 would be shown as 1024.0.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!(
-        "{value:.1} {}",
-        UNITS.get(unit).copied().unwrap_or_default()
-    )
-}
-
-/// `0.4 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "an age is no negative number, and no age is near 2^64 seconds"
-)]
-pub fn duration_text(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{seconds:.1} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
-        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
-    }
-}
-
-/// Year, month and day of a day since 1970 (the Gregorian calendar, from March on so that the leap
-/// day comes last).
-fn civil(day: u64) -> (u64, u64, u64) {
-    let day = day + 719_468;
-    let era = day / 146_097;
-    let of_era = day % 146_097;
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
-}
-
-/// `2026-11-20T12:51:07.123Z`.
-pub(super) fn clock_text(time_ns: u64) -> String {
-    let seconds = time_ns / 1_000_000_000;
-    let (year, month, day) = civil(seconds / 86_400);
-    let of_day = seconds % 86_400;
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-        of_day / 3600,
-        of_day % 3600 / 60,
-        of_day % 60,
-        time_ns % 1_000_000_000 / 1_000_000
-    )
-}
-
-/// Columns aligned to the left, two blanks between them.
-pub fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+/// The whole report for people. `columns`: how wide lines may be; without, every fact is one line.
+pub fn status_text(report: &StatusReport, ink: Ink, columns: Option<usize>) -> String {
+    let report = printable(report);
+    let mut sheet = Sheet {
+        text: String::new(),
+        ink,
+        columns,
     };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line += &format!("{cell:<width$}  ");
-        }
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-/// `key   value` lines under a heading.
-fn fact(text: &mut String, key: &str, value: &str) {
-    *text += &format!("    {key:<12}{value}\n");
-}
-
-/// The whole report for people.
-pub fn status_text(report: &StatusReport, ink: Ink) -> String {
-    let mut text = String::new();
     for set in &report.sets {
-        text += &set_text(set, ink);
+        set_text(&mut sheet, set);
     }
     for target in &report.targets {
-        text += &target_text(target, ink);
+        target_text(&mut sheet, target);
     }
-    if text.is_empty() {
-        text = "no set is mounted and no target is served here; `doppelfs mount DIR` protects a \
-                directory, `doppelfs target serve` receives replicas\n"
-            .to_owned();
+    if sheet.text.is_empty() {
+        sheet.line(
+            "no set is mounted and no target is served here; `doppelfs mount DIR` protects a \
+             directory, `doppelfs target serve` receives replicas",
+        );
     }
-    text
+    sheet.text
 }
 
-fn state_text(state: SetState, ink: Ink) -> String {
-    match state {
-        SetState::Ok => ink.green("ok"),
-        SetState::Synchronising => ink.yellow("synchronising"),
-        SetState::Behind => ink.yellow("behind"),
-        SetState::Paused => ink.yellow("paused"),
-        SetState::Error => ink.red("error"),
-    }
-}
-
-fn set_text(set: &SetStatus, ink: Ink) -> String {
-    let mut text = format!(
-        "set {}: {}\n",
-        ink.bold(&set.name),
-        state_text(set.state, ink)
-    );
+fn set_text(sheet: &mut Sheet, set: &SetStatus) {
+    sheet.heading("set", &set.name, &of_set(set));
     for root in &set.roots {
         let place = if root.path == root.mountpoint {
             root.path.clone()
         } else {
             format!("{} served at {}", root.path, root.mountpoint)
         };
-        fact(&mut text, "directory", &place);
+        sheet.fact("directory", &place);
         if root.remap_links {
             let note = "absolute ones into the directory lead to the replica on the replica";
-            fact(&mut text, "links", note);
+            sheet.fact("links", note);
         }
     }
-    if let Some(error) = &set.error {
-        fact(&mut text, "error", &ink.red(error));
-    }
     for warning in &set.warnings {
-        fact(&mut text, "warning", &ink.yellow(warning));
+        sheet.painted("warning", warning, Ink::yellow);
     }
     if set.worker_pid == 0 {
-        return text;
+        return;
     }
-    let worker = format!(
-        "process {}, restarted {} times",
-        set.worker_pid, set.worker_restarts
-    );
-    fact(&mut text, "worker", &worker);
+    let worker = match set.worker_restarts {
+        0 => format!("process {}", set.worker_pid),
+        1 => format!("process {}, started again once", set.worker_pid),
+        times => format!("process {}, started again {times} times", set.worker_pid),
+    };
+    sheet.fact("worker", &worker);
     if set.roots.is_empty() && set.error.is_some() {
         // It does not answer, and nothing else is known of it.
-        return text;
+        return;
     }
-    fact(
-        &mut text,
-        "captured",
-        &format!("operation {}", set.captured_seq),
+    let captured = format!(
+        "up to operation {}; {:.0} ops/s, {}/s now",
+        set.captured_seq,
+        set.rates.captured_ops,
+        bytes_text(whole(set.rates.captured_bytes))
     );
+    sheet.fact("captured", &captured);
+    if let Some(mark) = &set.mark {
+        sheet.fact("mark", &mark_text(mark));
+    }
     let queue = format!(
-        "{} operations, {}, {} on disk, oldest {}",
-        set.queue.ops,
+        "{}, {}, {} on disk, oldest {}",
+        counted(set.queue.ops, "operation"),
         bytes_text(set.queue.bytes),
         bytes_text(set.queue.disk_bytes),
         duration_text(set.queue.oldest_seconds)
     );
-    fact(&mut text, "queue", &queue);
+    sheet.fact("queue", &queue);
     let resync = &set.resync;
     if resync.suspects > 0 {
         let after_cut = format!(
-            "{} files named by the activity log; {} looked at, {} more found; {} sent again, {}",
-            resync.suspects,
+            "{} named by the activity log; {} looked at, {} more found; {} sent again, {}",
+            counted(resync.suspects, "file"),
             resync.checked,
             resync.found,
             resync.resent_files,
             bytes_text(resync.resent_bytes)
         );
-        fact(&mut text, "power cut", &after_cut);
-    }
-    if set.connections.is_empty() {
-        let none = ink.yellow("none: changes are captured and go nowhere (mount with --target)");
-        fact(&mut text, "targets", &none);
+        sheet.fact("power cut", &after_cut);
     }
     for connection in &set.connections {
-        text += &connection_text(connection, ink);
+        connection_text(sheet, connection, set.captured_seq, set.time_ns);
+    }
+}
+
+/// How much smaller it is on the wire: `3.1 : 1`.
+pub(super) fn ratio_text(bytes: u64, wire_bytes: u64) -> String {
+    if wire_bytes == 0 {
+        return "-".to_owned();
+    }
+    format!("{:.1} : 1", float(bytes) / float(wire_bytes))
+}
+
+fn connection_text(sheet: &mut Sheet, one: &ConnectionStatus, captured: u64, now_ns: u64) {
+    let head = format!("  connection {} to ", one.id);
+    let path = match one.path.is_empty() {
+        true => String::new(),
+        false => format!(", {}", one.path),
+    };
+    sheet.subheading(&head, &one.target, &path);
+    states_text(sheet, one);
+    let connected = match one.connected_since {
+        None => "no".to_owned(),
+        Some(since) => {
+            let since_ns = since.saturating_mul(1_000_000_000);
+            let clock = clock_text(since_ns);
+            let clock = clock.split('.').next().unwrap_or_default();
+            let mut text = format!("since {clock}Z");
+            if now_ns > since_ns {
+                let age = std::time::Duration::from_nanos(now_ns - since_ns);
+                text += &format!(" ({})", duration_text(age.as_secs_f64()));
+            }
+            text
+        }
+    };
+    let mut connected = connected;
+    if let Some(protection) = one.protection.as_deref().filter(|p| *p != "plain") {
+        connected += &format!(", {protection}");
+    }
+    if one.reconnects > 0 {
+        connected += &format!(", connected again {}", counted(one.reconnects, "time"));
+    }
+    sheet.fact("connected", &connected);
+    let sent = format!(
+        "{}, {}; {} on the wire ({}); {} of it for mirrors",
+        counted(one.sent_ops, "operation"),
+        bytes_text(one.sent_bytes),
+        bytes_text(one.wire_bytes),
+        ratio_text(one.sent_bytes, one.wire_bytes),
+        bytes_text(one.mirror_bytes)
+    );
+    sheet.fact("sent", &sent);
+    let rates = &one.rates;
+    let now = format!(
+        "{:.0} ops/s and {}/s sent, {}/s on the wire; {:.0} ops/s applied",
+        rates.sent_ops,
+        bytes_text(whole(rates.sent_bytes)),
+        bytes_text(whole(rates.wire_bytes)),
+        rates.applied_ops
+    );
+    sheet.fact("now", &now);
+    if one.mirror.state != MirrorState::Idle {
+        let mirror = mirror_text(one);
+        sheet.painted("mirror", &mirror, Ink::yellow);
+    }
+    if let Some(pause) = &one.pause {
+        let word = match pause.reached {
+            true => "the replica stands at",
+            false => "not there yet,",
+        };
+        let text = format!("{word} {}", mark_text(&pause.mark));
+        sheet.painted("pause", &text, Ink::yellow);
+    }
+    lag_table(sheet, one, captured);
+    if let Some(path) = &one.last_path {
+        sheet.path("last file", path);
+    }
+    if one.insecure {
+        let note = "plain TCP without authentication, loopback only";
+        sheet.painted("transport", note, Ink::yellow);
+    }
+    if let Some(error) = &one.error {
+        sheet.painted("error", error, Ink::red);
+    }
+}
+
+/// A mark: its name, where it stands, since when.
+pub(super) fn mark_text(mark: &MarkStatus) -> String {
+    let clock = clock_text(mark.time.saturating_mul(1_000_000_000));
+    let clock = clock.split('.').next().unwrap_or_default();
+    format!("{} at operation {}, {clock}Z", mark.name, mark.seq)
+}
+
+/// How far each stage is behind the capture.
+fn lag_table(sheet: &mut Sheet, one: &ConnectionStatus, captured: u64) {
+    sheet.line(&format!(
+        "    {:<10}{:>14}{:>16}{:>14}{:>16}",
+        "stage", "position", "ops behind", "bytes behind", "time behind"
+    ));
+    sheet.line(&format!("    {:<10}{captured:>14}", "captured"));
+    let positions = [
+        one.sent_seq,
+        one.received_seq,
+        one.applied_seq,
+        one.durable_seq,
+    ];
+    for ((stage, lag), position) in one.lags.stages().into_iter().zip(positions) {
+        sheet.line(&format!(
+            "    {stage:<10}{position:>14}{:>16}{:>14}{:>16}",
+            lag.ops,
+            bytes_text(lag.bytes),
+            duration_text(lag.seconds)
+        ));
+    }
+}
+
+fn mirror_text(one: &ConnectionStatus) -> String {
+    let word = match one.mirror.state {
+        MirrorState::Idle => "idle",
+        MirrorState::Mirroring if one.staged => "collected on the target",
+        MirrorState::Mirroring => "under way",
+        MirrorState::Paused => "paused",
+        MirrorState::Verifying => "verifying",
+    };
+    let mut text = format!("{word}, {}", mirror_progress(one));
+    if one.mirror.seconds > 0.0 {
+        text += &format!(", begun {} ago", duration_text(one.mirror.seconds));
     }
     text
 }
 
-fn connection_text(one: &ConnectionStatus, ink: Ink) -> String {
-    let mut text = format!("  connection {} to {}", one.id, ink.bold(&one.target));
-    if !one.path.is_empty() {
-        text += &format!(", {}", one.path);
+/// The five states in their fixed order, as the manual has them.
+fn states_text(sheet: &mut Sheet, one: &ConnectionStatus) {
+    let states = |ink: Ink| {
+        [
+            ("data", data_text(one.data_state, ink)),
+            ("target", target_state_text(one.target_state, ink)),
+            ("transmit", transmit_text(one.transmit, ink)),
+            ("mirror", mirror_word(one.mirror.state, ink)),
+            ("replication", replication_text(one.replication, ink)),
+        ]
+    };
+    let room = sheet
+        .columns
+        .map_or(usize::MAX, |columns| columns - VALUE_AT);
+    let (mut line, mut width, mut key) = (String::new(), 0, "states");
+    for ((name, plain), (_, shown)) in states(Ink::NONE).into_iter().zip(states(sheet.ink)) {
+        // With the comma before it.
+        let length = name.len() + 1 + plain.len() + 2;
+        if width > 0 && width + length > room {
+            sheet.line(&format!("    {key:<12}{line},"));
+            (line, width, key) = (String::new(), 0, "");
+        }
+        if width > 0 {
+            line += ", ";
+        }
+        line += &format!("{name} {shown}");
+        width += length;
     }
-    text.push('\n');
-    let transmit = match one.transmit {
+    sheet.line(&format!("    {key:<12}{line}"));
+}
+
+pub(super) fn transmit_text(transmit: Transmit, ink: Ink) -> String {
+    match transmit {
         Transmit::Started => ink.green("started"),
         Transmit::Stopped => ink.yellow("stopped"),
         Transmit::Paused => ink.yellow("paused"),
         Transmit::Scheduled => ink.yellow("scheduled"),
         Transmit::Error => ink.red("error"),
-    };
-    let since = one
-        .connected_since
-        .map(|s| clock_text(s.saturating_mul(1_000_000_000)));
-    let since = since.map_or_else(
-        || "not connected".to_owned(),
-        |s| format!("connected since {s}"),
-    );
-    let since = match &one.protection {
-        Some(protection) if protection != "plain" => format!("{since}, {protection}"),
-        _ => since,
-    };
-    fact(&mut text, "transmit", &format!("{transmit}, {since}"));
-    let states = format!(
-        "{}, target {}",
-        data_text(one.data_state, ink),
-        target_state_text(one.target_state, ink)
-    );
-    fact(&mut text, "replica", &states);
-    if let Some(mirror) = mirror_text(one) {
-        fact(&mut text, "mirror", &ink.yellow(&mirror));
     }
-    let lag = if one.lag_ops == 0 {
-        ink.green("none, everything captured is applied")
-    } else {
-        format!(
-            "{} operations, {}, {}",
-            one.lag_ops,
-            bytes_text(one.lag_bytes),
-            duration_text(one.lag_seconds)
-        )
-    };
-    fact(&mut text, "lag", &lag);
-    let marks = format!(
-        "sent {}, received {}, applied {}, durable {}",
-        one.sent_seq, one.received_seq, one.applied_seq, one.durable_seq
-    );
-    fact(&mut text, "positions", &marks);
-    let bytes = format!(
-        "{} sent, {} on the wire, {} of mirrors",
-        bytes_text(one.sent_bytes),
-        bytes_text(one.wire_bytes),
-        bytes_text(one.mirror_bytes)
-    );
-    fact(&mut text, "bytes", &bytes);
-    if let Some(path) = &one.last_path {
-        fact(&mut text, "last file", path);
-    }
-    if one.insecure {
-        let note = "plain TCP without authentication, loopback only";
-        fact(&mut text, "transport", &ink.yellow(note));
-    }
-    if let Some(error) = &one.error {
-        fact(&mut text, "error", &ink.red(error));
-    }
-    text
 }
 
-fn mirror_text(one: &ConnectionStatus) -> Option<String> {
-    let word = match one.mirror.state {
-        MirrorState::Idle => return None,
-        MirrorState::Mirroring if one.staged => {
-            "collected on the target, whose replica stays as it was until it is there in whole"
-        }
-        MirrorState::Mirroring => "under way",
-        MirrorState::Paused => "paused",
-        MirrorState::Verifying => "verifying",
-    };
-    let mut text = word.to_owned();
-    if let Some(percent) = one.mirror.percent {
-        text += &format!(", {percent:.0} %");
+fn mirror_word(state: MirrorState, ink: Ink) -> String {
+    match state {
+        MirrorState::Idle => ink.green("idle"),
+        MirrorState::Mirroring => ink.yellow("mirroring"),
+        MirrorState::Paused => ink.yellow("paused"),
+        MirrorState::Verifying => ink.yellow("verifying"),
     }
-    if let Some(bytes) = one.mirror.remaining_bytes {
-        text += &format!(", {} left", bytes_text(bytes));
-    }
-    Some(text)
 }
 
-fn data_text(state: DataState, ink: Ink) -> String {
+fn replication_text(replication: Replication, ink: Ink) -> String {
+    match replication {
+        Replication::Replicating => ink.green("replicating"),
+        Replication::Ready => ink.green("ready"),
+        Replication::Stopped => ink.yellow("stopped"),
+        Replication::Pending => ink.yellow("pending"),
+    }
+}
+
+pub(super) fn data_text(state: DataState, ink: Ink) -> String {
     match state {
         DataState::Ok => ink.green("ok"),
-        DataState::Mirroring => ink.yellow("mirroring (no consistent state until it ends)"),
-        DataState::Recovering => ink.yellow("recovering (no consistent state until it ends)"),
-        DataState::MirrorRequired => {
-            ink.red("mirror required (begins by itself, or `doppelfs mirror start`)")
-        }
-        DataState::RestoreRequired => ink.red("restore required"),
+        DataState::Mirroring => ink.yellow("mirroring"),
+        DataState::Recovering => ink.yellow("recovering"),
+        DataState::MirrorRequired => ink.red("mirror-required"),
+        DataState::RestoreRequired => ink.red("restore-required"),
     }
 }
 
-fn target_state_text(state: TargetState, ink: Ink) -> String {
+pub(super) fn target_state_text(state: TargetState, ink: Ink) -> String {
     match state {
         TargetState::Ok => ink.green("ok"),
-        TargetState::NotLoaded => ink.yellow("not known"),
-        TargetState::PausePending => ink.yellow("about to pause"),
+        TargetState::NotLoaded => ink.yellow("not-loaded"),
+        TargetState::PausePending => ink.yellow("pause-pending"),
         TargetState::Paused => ink.yellow("paused"),
         TargetState::Retrying => ink.red("retrying"),
     }
-}
-
-fn target_text(target: &TargetStatus, ink: Ink) -> String {
-    let mut text = format!("target {}", ink.bold(&target.listen));
-    if let Some(error) = &target.error {
-        text += &format!(": {}\n", ink.red("error"));
-        fact(&mut text, "error", &ink.red(error));
-        return text;
-    }
-    text += &format!(": root {}, process {}\n", target.root, target.pid);
-    if target.insecure {
-        let note =
-            "plain TCP without authentication is taken, too: every user of this host can use it";
-        fact(&mut text, "transport", &ink.yellow(note));
-    }
-    let key = target.key.get(..16).unwrap_or(&target.key);
-    fact(
-        &mut text,
-        "peers",
-        &format!("{} sources are paired with key {key}", target.peers),
-    );
-    if let Some(last) = &target.last_refusal {
-        let note = format!("{} connections, the last one {last}", target.refused);
-        fact(&mut text, "refused", &ink.yellow(&note));
-    }
-    confinement_text(&mut text, &target.confinement, ink);
-    if target.streams.is_empty() {
-        fact(&mut text, "streams", "none yet");
-    }
-    for stream in &target.streams {
-        text += &stream_text(stream, ink);
-    }
-    text
-}
-
-fn confinement_text(text: &mut String, confinement: &ConfinementStatus, ink: Ink) {
-    let landlock = match (
-        confinement.landlock_version,
-        &confinement.landlock_refuses[..],
-    ) {
-        (Some(version), refuses @ [_, ..]) => {
-            format!("landlock ({version}: {})", refuses.join(", "))
-        }
-        (Some(_) | None, _) => "landlock".to_owned(),
-    };
-    let layers = [
-        ("capabilities", confinement.capabilities),
-        ("seccomp", confinement.seccomp),
-        (landlock.as_str(), confinement.landlock),
-    ];
-    let on = layers.iter().filter(|(_, state)| *state == LayerState::On);
-    let on: Vec<&str> = on.map(|(name, _)| *name).collect();
-    let shown = if on.is_empty() {
-        ink.yellow("none")
-    } else {
-        on.join(", ")
-    };
-    fact(text, "confinement", &shown);
-    for lack in &confinement.lacks {
-        fact(text, "unconfined", &ink.yellow(lack));
-    }
-}
-
-fn stream_text(stream: &StreamStatus, ink: Ink) -> String {
-    let mut text = format!(
-        "  stream of {} from {}, {}\n",
-        ink.bold(&stream.set),
-        stream.source,
-        stream.path
-    );
-    let link = if stream.connected {
-        ink.green("connected")
-    } else {
-        ink.yellow("not connected")
-    };
-    let states = format!(
-        "{link}, replica {}, {}",
-        data_text(stream.data_state, ink),
-        target_state_text(stream.target_state, ink)
-    );
-    fact(&mut text, "state", &states);
-    let marks = format!(
-        "received {}, applied {}, durable {}",
-        stream.received_seq, stream.applied_seq, stream.durable_seq
-    );
-    fact(&mut text, "positions", &marks);
-    fact(&mut text, "counts", &stream.stats.one_line());
-    if !stream.remap_from.is_empty() {
-        let from = stream.remap_from.join(", ");
-        fact(
-            &mut text,
-            "links",
-            &format!("absolute ones to {from} lead here"),
-        );
-    }
-    if let Some(error) = &stream.error {
-        fact(&mut text, "error", &ink.red(error));
-    }
-    text
 }

@@ -8,14 +8,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::args::{
-    Cli, MetricsVerb, MirrorVerb, QueueVerb, ReplicationVerb, TargetVerb, Verb, command,
-};
+use super::act_args::{MetricsVerb, ReplicationVerb};
+use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command};
 use super::compare::Depth;
 use super::spec::ConfigDir;
 use super::{
     alerts, compare, config, diag, metrics, mount, pauses, peers, queue, restart, set, show, stats,
-    target, umount, wait,
+    target, top, umount, wait,
 };
 use crate::config::MountOptions;
 use crate::config::Place;
@@ -176,15 +175,20 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             };
             restart::restart(&run_dir, &set, &manner)
         }
-        Verb::Status { set, json } => show::status(&run_dir, set.as_deref(), json),
+        Verb::Status { set, check, json } => show::status(&run_dir, set.as_deref(), json, check),
         Verb::Stats {
             set,
+            target,
+            brief,
             follow,
             interval,
             count,
             json,
         } => {
-            let service = choose_set(&run_dir, set.as_deref())?;
+            let service = match target {
+                Some(port) => peers::choose_target(&run_dir, port)?,
+                None => choose_set(&run_dir, set.as_deref())?,
+            };
             let count = if follow { count.unwrap_or(u64::MAX) } else { 1 };
             let interval = seconds(interval)?;
             stats::stats(
@@ -195,6 +199,7 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
                     interval,
                     count,
                     json,
+                    brief,
                 },
             )
         }
@@ -202,15 +207,13 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             set,
             follow,
             count,
+            filter,
             json,
         }) => {
+            // What is wrong with the filter is said before anybody is asked.
+            let request = queue::request(follow, count, &filter)?;
             let service = choose_set(&run_dir, set.as_deref())?;
-            queue::tail(
-                &run_dir,
-                &service,
-                &Request::QueueTail { follow, count },
-                json,
-            )
+            queue::tail(&run_dir, &service, &request, json)
         }
         Verb::Queue(QueueVerb::Show { set, json }) => {
             let service = choose_set(&run_dir, set.as_deref())?;
@@ -264,6 +267,7 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             let done = "stopped; nothing is queued, and its targets need a mirror";
             pauses::each(&run_dir, &sets, false, &request, done)
         }
+        Verb::Top(args) => top::top(&run_dir, &args),
         Verb::Pair(args) => peers::pair(&args),
         Verb::Peers(verb) => peers::peers(&verb, &run_dir),
         Verb::Mirror(verb) => run_mirror(verb, &run_dir),
@@ -305,7 +309,6 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
 
 fn planned(verb: &Verb) -> anyhow::Error {
     let (name, instead) = match verb {
-        Verb::Top(_) => ("top", "use `doppelfs stats --follow`"),
         Verb::Verify(_) => ("verify", "use `doppelfs compare` while nobody writes"),
         Verb::Orphans(_) => ("orphans", "a full mirror removes them"),
         Verb::Restore(_) => ("restore", "copy the replica with rsync -aHAX"),
@@ -317,6 +320,7 @@ fn planned(verb: &Verb) -> anyhow::Error {
         | Verb::Metrics { .. }
         | Verb::Set(_)
         | Verb::Config(_)
+        | Verb::Top(_)
         | Verb::Pair(_)
         | Verb::Connect { .. }
         | Verb::Disconnect { .. }
@@ -395,7 +399,10 @@ fn run_mirror(verb: MirrorVerb, run_dir: &Path) -> anyhow::Result<Outcome> {
             checksum: _,
             newer_only: _,
             checksum_all: false,
+            wait,
+            timeout,
         } => {
+            let timeout = timeout.map(seconds).transpose()?;
             let service = choose_set(run_dir, set.as_deref())?;
             let kind = MirrorKind::Full;
             let request = Request::MirrorStart { kind };
@@ -406,7 +413,10 @@ fn run_mirror(verb: MirrorVerb, run_dir: &Path) -> anyhow::Result<Outcome> {
                 }
                 other => unexpected(&service, &other)?,
             }
-            Ok(Outcome::Yes)
+            match wait {
+                true => wait::mirrored(run_dir, &service, timeout),
+                false => Ok(Outcome::Yes),
+            }
         }
         MirrorVerb::Start {
             difference: true, ..

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::config::{report, show_set};
 use super::mount::add_options;
-use super::render::table;
+use super::paper::table;
 use super::run::{Entrances, Outcome, not_built};
 use super::set_args::{CreateArgs, SetVerb};
 use super::spec::ConfigDir;

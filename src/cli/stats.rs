@@ -7,10 +7,12 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::render::{bytes_text, clock_text, duration_text};
+use super::paper::{bytes_text, clock_text, duration_text};
 use super::run::{Outcome, unexpected};
-use crate::control::{self, Client, Reply, Request, Service};
-use crate::stats::{Lag, Rates, Snapshot};
+use super::show::ask_within;
+use super::verdict::{float, whole};
+use crate::control::{self, Reply, Request, Service};
+use crate::stats::{Lag, Rates, Sample, Snapshot, TargetNumbers};
 
 /// Lines between two headers.
 const HEADER_EVERY: u64 = 20;
@@ -19,6 +21,10 @@ const HEADER_EVERY: u64 = 20;
 pub const STATS_HEADER: &str = "time                     captured/s      bytes/s    queue ops    \
                                 queue bytes  lag: sent | received | applied | durable (ops/bytes/seconds)";
 
+/// Above the lines of [`target_line`].
+pub const TARGET_HEADER: &str = "time                     received/s      bytes/s    applied/s      waiting   \
+                                 failed  queue on disk";
+
 /// How to show.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner {
@@ -26,16 +32,63 @@ pub(super) struct Manner {
     pub(super) interval: Duration,
     pub(super) count: u64,
     pub(super) json: bool,
+    pub(super) brief: bool,
+}
+
+/// The numbers of a set or of a target.
+enum Numbers {
+    Set(Box<Snapshot>),
+    Target(Box<TargetNumbers>),
+}
+
+impl Numbers {
+    fn one_line(&self) -> String {
+        match self {
+            Numbers::Set(set) => set.one_line(),
+            Numbers::Target(target) => target.one_line(),
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        match self {
+            Numbers::Set(set) => json_of(set.one_line(), json!(set), set.samples()),
+            Numbers::Target(target) => json_of(target.one_line(), json!(target), target.samples()),
+        }
+    }
+
+    fn summary(&self) -> String {
+        match self {
+            Numbers::Set(set) => summary(set),
+            Numbers::Target(target) => target_summary(target),
+        }
+    }
+
+    fn header(&self) -> &'static str {
+        match self {
+            Numbers::Set(_) => STATS_HEADER,
+            Numbers::Target(_) => TARGET_HEADER,
+        }
+    }
+
+    fn line_since(&self, old: &Numbers) -> String {
+        match (old, self) {
+            (Numbers::Set(old), Numbers::Set(new)) => stats_line(old, new),
+            (Numbers::Target(old), Numbers::Target(new)) => target_line(old, new),
+            (_, new) => new.one_line(),
+        }
+    }
 }
 
 pub(super) fn stats(run_dir: &Path, service: &Service, manner: &Manner) -> anyhow::Result<Outcome> {
-    let mut old = snapshot(run_dir, service)?;
+    let mut old = numbers(run_dir, service)?;
     let mut out = std::io::stdout().lock();
     if !manner.follow {
         if manner.json {
-            writeln!(out, "{}", json_of(&old))?;
+            writeln!(out, "{}", old.json())?;
+        } else if manner.brief {
+            writeln!(out, "{}", old.one_line())?;
         } else {
-            write!(out, "{}", summary(&old))?;
+            write!(out, "{}", old.summary())?;
         }
         return Ok(Outcome::Yes);
     }
@@ -43,14 +96,16 @@ pub(super) fn stats(run_dir: &Path, service: &Service, manner: &Manner) -> anyho
     let (_never, ticks) = mpsc::channel::<()>();
     for line in 0..manner.count {
         let _ = ticks.recv_timeout(manner.interval);
-        let new = snapshot(run_dir, service)?;
+        let new = numbers(run_dir, service)?;
         if manner.json {
-            writeln!(out, "{}", json_of(&new))?;
+            writeln!(out, "{}", new.json())?;
+        } else if manner.brief {
+            writeln!(out, "{}", new.one_line())?;
         } else {
             if line % HEADER_EVERY == 0 {
-                writeln!(out, "{STATS_HEADER}")?;
+                writeln!(out, "{}", new.header())?;
             }
-            writeln!(out, "{}", stats_line(&old, &new))?;
+            writeln!(out, "{}", new.line_since(&old))?;
         }
         out.flush()?;
         old = new;
@@ -58,15 +113,58 @@ pub(super) fn stats(run_dir: &Path, service: &Service, manner: &Manner) -> anyho
     Ok(Outcome::Yes)
 }
 
-fn snapshot(run_dir: &Path, service: &Service) -> anyhow::Result<Snapshot> {
-    let client = Client::connect(run_dir, service)?;
-    match client.ask(&Request::Stats, Some(control::ANSWER_PATIENCE))? {
-        Reply::Stats(snapshot) => Ok(*snapshot),
+fn numbers(run_dir: &Path, service: &Service) -> anyhow::Result<Numbers> {
+    match ask_within(run_dir, service, &Request::Stats, control::ANSWER_PATIENCE)? {
+        Reply::Stats(snapshot) => Ok(Numbers::Set(snapshot)),
+        Reply::TargetStats(numbers) => Ok(Numbers::Target(numbers)),
         other => {
             unexpected(service, &other)?;
             Err(anyhow::anyhow!("no numbers")).context(service.to_string())
         }
     }
+}
+
+/// One line about what a target did between two moments.
+pub fn target_line(old: &TargetNumbers, new: &TargetNumbers) -> String {
+    let seconds = float(new.time_ns.saturating_sub(old.time_ns)) / 1e9;
+    let (before, now) = (old.total(), new.total());
+    let rate = |old: u64, new: u64| match seconds > 0.0 {
+        true => float(new.saturating_sub(old)) / seconds,
+        false => 0.0,
+    };
+    let waiting: u64 = new.streams.iter().map(|stream| stream.waiting_ops).sum();
+    let disk: u64 = new
+        .streams
+        .iter()
+        .map(|stream| stream.queue_disk_bytes)
+        .sum();
+    format!(
+        "{} {:>10.0} {:>12} {:>12.0} {:>12} {:>8} {:>14}",
+        clock_text(new.time_ns),
+        rate(before.received.total(), now.received.total()),
+        bytes_text(whole(rate(before.received_bytes, now.received_bytes))),
+        rate(before.applied, now.applied),
+        waiting,
+        now.failed,
+        bytes_text(disk),
+    )
+}
+
+fn target_summary(target: &TargetNumbers) -> String {
+    let mut text = format!("{}\n", target.one_line());
+    for stream in &target.streams {
+        text += &format!(
+            "{} of {}: {}, {}, {} applied, {} waiting, {} on disk\n",
+            stream.set,
+            stream.source,
+            stream.counts.one_line(),
+            bytes_text(stream.counts.received_bytes),
+            stream.counts.applied,
+            stream.waiting_ops,
+            bytes_text(stream.queue_disk_bytes)
+        );
+    }
+    text
 }
 
 /// One line about what happened between two snapshots and how far the slowest connection is behind.
@@ -102,15 +200,6 @@ fn lag_text(lag: Lag) -> String {
     format!("{}/{}/{:.1}", lag.ops, bytes_text(lag.bytes), lag.seconds)
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a rate is no negative number, and beyond 2^63 it does not matter"
-)]
-fn whole(rate: f64) -> u64 {
-    rate as u64
-}
-
 fn summary(snapshot: &Snapshot) -> String {
     let mut text = format!("{}\n", snapshot.one_line());
     text += &format!(
@@ -143,8 +232,8 @@ fn summary(snapshot: &Snapshot) -> String {
     text
 }
 
-fn json_of(snapshot: &Snapshot) -> serde_json::Value {
-    let metrics = snapshot.samples().into_iter().map(|sample| {
+fn json_of(line: String, snapshot: serde_json::Value, samples: Vec<Sample>) -> serde_json::Value {
+    let metrics = samples.into_iter().map(|sample| {
         let labels: serde_json::Map<_, _> = sample
             .labels
             .into_iter()
@@ -154,7 +243,7 @@ fn json_of(snapshot: &Snapshot) -> serde_json::Value {
     });
     json!({
         "version": 1,
-        "line": snapshot.one_line(),
+        "line": line,
         "snapshot": snapshot,
         "metrics": metrics.collect::<Vec<_>>(),
     })

@@ -1,4 +1,4 @@
-//! `doppelfs wait --caught-up`.
+//! `doppelfs wait --caught-up`, and waiting for a mirror.
 
 use anyhow::Context;
 use std::io::{ErrorKind, Read, Write};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::progress::{self, Told};
 use super::run::{Outcome, unexpected};
 use crate::control::{self, Client, Reply, Request, Service};
 use crate::supervisor::Supervision;
@@ -36,14 +37,51 @@ impl Deadline {
 /// Between two looks for the next worker.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Waits until all is applied and durable; on a terminal it shows how far it is.
 pub(super) fn caught_up(
     run_dir: &Path,
     service: &Service,
     timeout: Option<Duration>,
 ) -> anyhow::Result<Outcome> {
+    let look = progress::look_at(run_dir, service);
+    progress::telling(Told::Terminals, look, || {
+        until_caught_up(run_dir, service, timeout, Flush::Yes)
+    })
+}
+
+/// Waits until a mirror that was just begun is on all targets: nothing is caught up with what was captured when it
+/// began before it has ended. How far it is goes to standard error.
+pub(super) fn mirrored(
+    run_dir: &Path,
+    service: &Service,
+    timeout: Option<Duration>,
+) -> anyhow::Result<Outcome> {
+    let look = progress::look_at(run_dir, service);
+    let outcome = progress::telling(Told::Everybody, look, || {
+        until_caught_up(run_dir, service, timeout, Flush::No)
+    })?;
+    if outcome == Outcome::Yes {
+        writeln!(std::io::stdout(), "all targets of {service} have all of it")?;
+    }
+    Ok(outcome)
+}
+
+/// Is what programs changed through shared mappings written back first?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    Yes,
+    No,
+}
+
+fn until_caught_up(
+    run_dir: &Path,
+    service: &Service,
+    timeout: Option<Duration>,
+    flush: Flush,
+) -> anyhow::Result<Outcome> {
     let deadline = Deadline::after(timeout);
     loop {
-        let asked = ask(run_dir, service, deadline);
+        let asked = ask(run_dir, service, deadline, flush);
         let Err(error) = &asked else { return asked };
         // The next worker of the mount knows as much as the one that was asked.
         let is_gone = matches!(
@@ -69,14 +107,20 @@ fn is_another_to_come(run_dir: &Path, service: &Service) -> bool {
 }
 
 /// Asks the worker that is there.
-fn ask(run_dir: &Path, service: &Service, deadline: Deadline) -> anyhow::Result<Outcome> {
+fn ask(
+    run_dir: &Path,
+    service: &Service,
+    deadline: Deadline,
+    flush: Flush,
+) -> anyhow::Result<Outcome> {
     let client = Client::connect(run_dir, service)?;
     let mounts: Vec<PathBuf> = match client.ask(&Request::Status, Some(control::ANSWER_PATIENCE))? {
         Reply::Set(set) => set.roots.into_iter().map(|r| r.mountpoint.into()).collect(),
         other => return unexpected(service, &other).map(|()| Outcome::No),
     };
-    for mount in mounts {
-        if !flush(&mount, deadline)? {
+    let is_flushed = flush == Flush::Yes;
+    for mount in mounts.into_iter().filter(|_| is_flushed) {
+        if !write_back(&mount, deadline)? {
             return no(&format!(
                 "dirty pages of {} are not written back yet",
                 mount.display()
@@ -133,7 +177,7 @@ fn await_requests(mount: &Path) {
 
 /// Has the kernel write back what shared mappings changed; false when the time is over first. The
 /// thread of a flush that hangs is left behind and ends with this process.
-pub(super) fn flush(mount: &Path, deadline: Deadline) -> anyhow::Result<bool> {
+pub(super) fn write_back(mount: &Path, deadline: Deadline) -> anyhow::Result<bool> {
     let (done, result) = mpsc::channel();
     let path = mount.to_owned();
     sync::spawn("dfs-flush", move || {

@@ -30,6 +30,7 @@ impl Request {
             | Request::Stats
             | Request::Peers => Access::Look,
             Request::QueueTail { .. }
+            | Request::QueueFind { .. }
             | Request::MirrorStart { .. }
             | Request::PrepareUmount
             | Request::AbandonUmount

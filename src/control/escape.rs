@@ -29,7 +29,7 @@ pub fn escape(bytes: &[u8]) -> String {
 
 /// Control characters, line and paragraph separators, and what turns the direction of text: none of
 /// them may reach a terminal from a file's name.
-fn is_unseen(c: char) -> bool {
+pub fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}')
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

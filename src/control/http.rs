@@ -201,7 +201,10 @@ async fn answer(
         Ok(asked) => asked,
         Err(no) => return No::told(no, form),
     };
-    let goes_on = matches!(request, Request::QueueTail { follow: true, .. });
+    let goes_on = matches!(
+        request,
+        Request::QueueTail { follow: true, .. } | Request::QueueFind { follow: true, .. }
+    );
     let telling = Telling::begin(caller.access, |items| handler.handle(request, items));
     match form {
         Form::OneValue if !goes_on => one_value(route, telling, &caller).await,

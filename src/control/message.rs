@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::Refusal;
 use super::peers::{PeerLine, PeersReport, SecretText, TermsChange};
+use super::queue_filter::QueueFilter;
 use super::queue_line::QueueLine;
 use super::status::{SetStatus, TargetStatus};
-use crate::stats::Snapshot;
+use crate::stats::{Snapshot, TargetNumbers};
 use crate::types::MarkName;
 
 /// Version of the API, the first part of every path. A change that an older side would misunderstand raises
@@ -55,6 +56,15 @@ pub enum Request {
         follow: bool,
         /// How many of the past.
         count: u64,
+    },
+    /// As `queue-tail`, of those operations alone that the filter lets through.
+    QueueFind {
+        /// Go on.
+        follow: bool,
+        /// How many of the past.
+        count: u64,
+        /// Which.
+        filter: QueueFilter,
     },
     /// What the queue holds and who reads it.
     QueueShow,
@@ -181,8 +191,10 @@ pub enum Reply {
     },
     /// To `queue-show`.
     Queue(Box<QueueReport>),
-    /// To `stats`.
+    /// To `stats`, from a set.
     Stats(Box<Snapshot>),
+    /// To `stats`, from a target.
+    TargetStats(Box<TargetNumbers>),
     /// To `mirror-start`.
     MirrorStarted {
         /// The mirror's number.
@@ -244,10 +256,16 @@ impl Reply {
                 }
                 Reply::Set(set)
             }
-            other @ (Reply::Target(_)
-            | Reply::Waited { .. }
+            Reply::Target(mut target) => {
+                for stream in &mut target.streams {
+                    stream.last_path = None;
+                }
+                Reply::Target(target)
+            }
+            other @ (Reply::Waited { .. }
             | Reply::Queue(_)
             | Reply::Stats(_)
+            | Reply::TargetStats(_)
             | Reply::MirrorStarted { .. }
             | Reply::Prepared { .. }
             | Reply::Invited { .. }

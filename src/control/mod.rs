@@ -50,6 +50,7 @@ mod message;
 mod overheard;
 mod patient;
 mod peers;
+mod queue_filter;
 mod queue_line;
 mod routes;
 mod rundir;
@@ -62,11 +63,12 @@ pub use access::{ADMIN_GROUP, Access, Groups, MONITOR_GROUP};
 pub use address::{Service, list_services, list_sets};
 pub use client::{ANSWER_PATIENCE, Answers, Client};
 pub use error::{Error, Refusal, RefusalCode};
-pub use escape::{escape, unescape};
+pub use escape::{escape, is_unseen, unescape};
 pub use message::{
     CursorLine, HEARTBEAT, Item, MirrorKind, QueueReport, Reply, Request, SegmentLine, VERSION,
 };
 pub use peers::{PeerLine, PeersReport, RefusalLine, SecretText, TermsChange};
+pub use queue_filter::{FilterError, QueueFilter, QueueMatcher};
 pub use queue_line::QueueLine;
 pub use routes::{
     Asked, BodyKind, DESCRIPTION, DESCRIPTION_PATH, Parameter, ParameterKind, ROUTES, Route,

@@ -71,6 +71,13 @@ pub const ROUTES: &[Route] = &[
     Route::get("status", "/v1/status", &[]),
     Route::get("wait", "/v1/wait", &[CAUGHT_UP, TIMEOUT_MS]),
     Route::get("queue-tail", "/v1/operations", &[COUNT, FOLLOW]).with_items(),
+    Route::act(
+        "POST",
+        "queue-find",
+        "/v1/operations/find",
+        BodyKind::Fields,
+    )
+    .with_items(),
     Route::get("queue-show", "/v1/queue", &[]),
     Route::get("stats", "/v1/stats", &[]),
     Route::act("POST", "mirror-start", "/v1/mirror", BodyKind::Fields),

@@ -180,10 +180,46 @@ pub enum MirrorState {
 pub struct MirrorStatus {
     /// What it does.
     pub state: MirrorState,
-    /// How far, where the end is known.
+    /// How far: the share of the files known so far that is done. More may become known.
     pub percent: Option<f64>,
     /// How much is left, where it is known.
     pub remaining_bytes: Option<u64>,
+    /// Its number.
+    pub number: Option<u64>,
+    /// Files and directories that are done.
+    pub files_done: u64,
+    /// Those that are known to be needed, done or not; grows while directories are listed.
+    pub files_known: u64,
+    /// Since it was begun.
+    pub seconds: f64,
+    /// Bytes of it sent per second, now.
+    pub bytes_per_second: f64,
+    /// At this speed, and with what is known so far.
+    pub seconds_left: Option<f64>,
+}
+
+/// What a connection does per second, over the last ten.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionRates {
+    /// Operations sent.
+    pub sent_ops: f64,
+    /// Bytes of records sent.
+    pub sent_bytes: f64,
+    /// Bytes on the wire.
+    pub wire_bytes: f64,
+    /// Operations applied.
+    pub applied_ops: f64,
+}
+
+/// What a set captures per second, over the last ten.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SetRates {
+    /// Operations.
+    pub captured_ops: f64,
+    /// Bytes of their payload.
+    pub captured_bytes: f64,
 }
 
 /// A point of a stream with a name.
@@ -248,6 +284,12 @@ pub struct ConnectionStatus {
     pub wire_bytes: u64,
     /// Bytes of mirror records among `sent_bytes`.
     pub mirror_bytes: u64,
+    /// Operations sent by this worker.
+    pub sent_ops: u64,
+    /// Connections made after the first.
+    pub reconnects: u64,
+    /// What happens now.
+    pub rates: ConnectionRates,
     /// Seconds since 1970; none while there is no connection.
     pub connected_since: Option<u64>,
     /// The file touched last, escaped.
@@ -292,6 +334,14 @@ pub struct SetStatus {
     pub captured_seq: u64,
     /// The last mark set.
     pub mark: Option<MarkStatus>,
+    /// When this was said: nanoseconds since 1970.
+    pub time_ns: u64,
+    /// Operations captured by this worker, without records of mirrors.
+    pub captured_ops: u64,
+    /// Bytes of their payload.
+    pub captured_bytes: u64,
+    /// What is captured now.
+    pub rates: SetRates,
     /// What the kernel holds of the mount.
     pub kernel: KernelStatus,
     /// What waits.
@@ -357,6 +407,12 @@ pub struct StreamStatus {
     pub mark: Option<MarkStatus>,
     /// What the target does.
     pub target_state: TargetState,
+    /// The mirror under way.
+    pub mirror: MirrorStatus,
+    /// The file touched last, escaped.
+    pub last_path: Option<String>,
+    /// Disk space of what has come.
+    pub queue_disk_bytes: u64,
     /// Its numbers.
     pub stats: StreamSnapshot,
     /// What is wrong, and what to do.
@@ -422,6 +478,8 @@ pub struct TargetStatus {
     pub last_refusal: Option<String>,
     /// What its process has given up.
     pub confinement: ConfinementStatus,
+    /// When this was said: nanoseconds since 1970.
+    pub time_ns: u64,
     /// Its streams.
     pub streams: Vec<StreamStatus>,
     /// What is wrong with the target itself, and what to do.

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::control::{
-    Answer, Handler, Item, Items, MirrorKind, QueueLine, Refusal, RefusalCode, Reply, Request,
+    Answer, Handler, Items, MirrorKind, QueueFilter, Refusal, RefusalCode, Reply, Request,
 };
-use crate::journal;
 use crate::mirror::Mirror;
 use crate::sender::Wish;
 use crate::sys;
@@ -16,6 +15,7 @@ use crate::wire::TargetState;
 use super::believe::time_of;
 use super::pauses;
 use super::source::Source;
+use super::tail::tail;
 
 /// Answers for one set.
 pub(super) struct Answers {
@@ -31,8 +31,14 @@ impl Handler for Answers {
                 Request::Stats => Ok(Reply::Stats(Box::new(source.snapshot()))),
                 Request::QueueShow => blocking(move || Ok(queue_show(&source))).await,
                 Request::QueueTail { follow, count } => {
-                    blocking(move || tail(&source, &items, follow, count)).await
+                    let all = QueueFilter::default();
+                    blocking(move || tail(&source, &items, (follow, count), &all)).await
                 }
+                Request::QueueFind {
+                    follow,
+                    count,
+                    filter,
+                } => blocking(move || tail(&source, &items, (follow, count), &filter)).await,
                 Request::Wait { timeout_ms, .. } => Ok(wait(&source, timeout_ms).await),
                 Request::MirrorStart {
                     kind: MirrorKind::Full,
@@ -194,40 +200,5 @@ async fn wait(source: &Source, timeout_ms: Option<u64>) -> Reply {
     Reply::Waited {
         caught_up: reason.is_none(),
         reason,
-    }
-}
-
-/// How long a tail waits for news before it looks whether its client is still there.
-const TAIL_LOOK: Duration = Duration::from_secs(1);
-
-fn tail(source: &Source, items: &Items, follow: bool, count: u64) -> Result<Reply, Refusal> {
-    let fail = |error: journal::Error| Refusal::new(RefusalCode::State, error.to_string());
-    let (first, end) = (source.journal.first().0, source.journal.end().0);
-    let mut after = Seq(end.saturating_sub(count).max(first.saturating_sub(1)));
-    let mut reader = source.journal.reader(after).map_err(fail)?;
-    loop {
-        match reader.next() {
-            Ok(Some(frame)) => {
-                after = frame.header().seq;
-                if !items.send_blocking(Item::Record(QueueLine::of(&frame))) {
-                    return Ok(Reply::Done);
-                }
-                if !follow && after.0 >= end {
-                    return Ok(Reply::Done);
-                }
-            }
-            Ok(None) if !follow || items.is_closed() => return Ok(Reply::Done),
-            Ok(None) => {
-                source.journal.wait_beyond(after, TAIL_LOOK);
-            }
-            // It was read too slowly, and trimmed: go on with what there is.
-            Err(journal::Error::Trimmed { first, .. }) => {
-                reader = source
-                    .journal
-                    .reader(Seq(first.0.saturating_sub(1)))
-                    .map_err(fail)?;
-            }
-            Err(error) => return Err(fail(error)),
-        }
     }
 }

@@ -22,11 +22,13 @@ mod events;
 mod observe;
 mod pauses;
 mod prepare;
+mod rates;
 mod report;
 mod settler;
 mod source;
 mod stand_in;
 mod start;
+mod tail;
 mod target;
 mod ways;
 

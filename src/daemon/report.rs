@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::control::escape;
 use crate::control::status::{
-    ConnectionStatus, DataState, KernelStatus, MarkStatus, MirrorState, MirrorStatus, PauseStatus,
-    QueueStatus, Replication, ResyncStatus, RootStatus, SetState, SetStatus, TargetState, Transmit,
+    ConnectionStatus, DataState, KernelStatus, MarkStatus, PauseStatus, QueueStatus, Replication,
+    ResyncStatus, RootStatus, SetState, SetStatus, TargetState, Transmit,
 };
 use crate::control::{CursorLine, QueueReport, SegmentLine};
 use crate::sender::{Link, SenderState, Wish};
@@ -141,6 +142,8 @@ impl Source {
             state = SetState::Synchronising;
         }
         let pid = std::process::id();
+        let captured = self.captured_totals();
+        let [captured_ops, captured_bytes] = captured;
         SetStatus {
             name: self.options.set.to_string(),
             roots: vec![RootStatus {
@@ -155,6 +158,10 @@ impl Source {
             history: self.covered.history.to_string(),
             captured_seq: self.journal.end().0,
             mark: self.pauses.last_mark(),
+            time_ns: sys::realtime_ns(),
+            captured_ops,
+            captured_bytes,
+            rates: self.rates.captured(captured),
             kernel: self.kernel(),
             queue: QueueStatus {
                 ops: queue.ops,
@@ -214,6 +221,7 @@ impl Source {
             },
             reached,
         });
+        let (rates, mirror) = self.rates.link(state);
         ConnectionStatus {
             id: state.id,
             target: state.target.endpoint(),
@@ -237,11 +245,14 @@ impl Source {
             sent_bytes: state.sent_bytes,
             wire_bytes: state.wire_bytes,
             mirror_bytes: state.mirror_bytes,
+            sent_ops: state.sent.total(),
+            reconnects: state.sessions.saturating_sub(1),
+            rates,
             connected_since: state
                 .connected_since
                 .map(|time| u64::try_from(time.secs).unwrap_or(0)),
-            last_path: state.last_path.clone(),
-            mirror: mirror_status(state),
+            last_path: state.last_path.as_ref().map(|path| escape(path.as_bytes())),
+            mirror,
             staged: state.is_staged,
             insecure: self.options.insecure_loopback,
             protection: state.protection.clone(),
@@ -320,20 +331,6 @@ impl Source {
             segments,
             cursors: cursors.collect(),
         }
-    }
-}
-
-fn mirror_status(state: &SenderState) -> MirrorStatus {
-    let Some(progress) = &state.mirror else {
-        return MirrorStatus::default();
-    };
-    // Its end is known only when every directory has been listed: no percentage before the size is
-    // calculated.
-    let _ = progress;
-    MirrorStatus {
-        state: MirrorState::Mirroring,
-        percent: None,
-        remaining_bytes: None,
     }
 }
 

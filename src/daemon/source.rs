@@ -38,6 +38,7 @@ use super::events::{Room, Senders, Wants, Watcher};
 use super::observe::Observing;
 use super::pauses::Pauses;
 use super::prepare::{Prepared, prepare};
+use super::rates::Rates;
 use super::settler::{self, Below, Settler, Why};
 use super::stand_in::{StandIn, Unusable};
 use super::start::{self, Begun, nanoseconds};
@@ -68,6 +69,7 @@ pub(super) struct Source {
     pub(super) supervisor_pid: Option<u32>,
     /// How often a worker was started again.
     pub(super) restarts: u64,
+    pub(super) rates: Rates,
     /// Rises whenever something that a wait may wait for has changed.
     pub(super) changes: watch::Sender<u64>,
 }
@@ -200,6 +202,7 @@ pub(super) fn serve(
         warnings,
         supervisor_pid: line.as_ref().map(|_| std::os::unix::process::parent_id()),
         restarts,
+        rates: Rates::new(),
         changes: watch::Sender::new(0),
     });
     let stop = Arc::new(AtomicBool::new(false));
@@ -225,6 +228,7 @@ pub(super) fn serve(
         },
     };
     connect(&source, &runtime, &numbers, place, &to_mirror)?;
+    Rates::read_on(&source, &runtime);
     let service = control::Service::Set(options.set.clone());
     let answers = Arc::new(Answers {
         source: source.clone(),

@@ -12,10 +12,10 @@ use crate::config::{self, Role, StateOwner, TargetOptions};
 use crate::control::status::{
     ConfinementStatus, DataState, MarkStatus, StreamStatus, TargetState, TargetStatus,
 };
-use crate::control::{self, Answer, Handler, Items, Refusal, RefusalCode, Reply, Request};
+use crate::control::{self, Answer, Handler, Items, Refusal, RefusalCode, Reply, Request, escape};
 use crate::journal;
 use crate::receiver::{ServeOptions, StreamSnapshot, Target};
-use crate::stats;
+use crate::stats::{StreamNumbers, TargetNumbers};
 use crate::supervisor::Ready;
 use crate::sys;
 use crate::wire;
@@ -23,6 +23,7 @@ use crate::wire;
 use super::acquaintance::{self, Invitation};
 use super::observe::Observing;
 use super::pauses;
+use super::rates::mirror_status;
 
 /// Serves a target until it is told to end.
 ///
@@ -149,6 +150,7 @@ impl Handler for Answers {
         Box::pin(async move {
             match request {
                 Request::Status => Ok(Reply::Target(Box::new(self.status()))),
+                Request::Stats => Ok(Reply::TargetStats(Box::new(self.numbers()))),
                 Request::Stop => {
                     self.stop.notify_one();
                     Ok(Reply::Done)
@@ -199,8 +201,8 @@ impl Handler for Answers {
                 | Request::StartReplication
                 | Request::Wait { .. }
                 | Request::QueueTail { .. }
+                | Request::QueueFind { .. }
                 | Request::QueueShow
-                | Request::Stats
                 | Request::MirrorStart { .. }
                 | Request::PrepareUmount
                 | Request::AbandonUmount => Err(Refusal::new(
@@ -239,8 +241,25 @@ impl Answers {
             refused: doors.refused,
             last_refusal: last.map(|refusal| format!("{}: {}", refusal.from, refusal.text)),
             confinement: self.confinement.clone(),
+            time_ns: sys::realtime_ns(),
             streams: snapshot.streams.iter().map(stream).collect(),
             error: None,
+        }
+    }
+
+    fn numbers(&self) -> TargetNumbers {
+        let snapshot = self.target.snapshot();
+        let streams = snapshot.streams.into_iter().map(|stream| StreamNumbers {
+            source: stream.source,
+            set: stream.set.to_string(),
+            counts: stream.counts,
+            waiting_ops: stream.received.0.saturating_sub(stream.applied.0),
+            queue_disk_bytes: stream.queue_disk_bytes,
+        });
+        TargetNumbers {
+            listen: snapshot.address.to_string(),
+            time_ns: sys::realtime_ns(),
+            streams: streams.collect(),
         }
     }
 }
@@ -283,7 +302,13 @@ fn stream(snapshot: &StreamSnapshot) -> StreamStatus {
             wire::TargetState::Paused => TargetState::Paused,
             wire::TargetState::Retrying => TargetState::Retrying,
         },
-        stats: stats::StreamSnapshot::default(),
+        mirror: mirror_status(snapshot.mirror),
+        last_path: snapshot
+            .last_path
+            .as_ref()
+            .map(|path| escape(path.as_bytes())),
+        queue_disk_bytes: snapshot.queue_disk_bytes,
+        stats: snapshot.counts,
         error: snapshot.error.clone(),
     }
 }

@@ -36,12 +36,13 @@ pub(super) struct FirstDifference {
     pub(super) right: Option<u8>,
 }
 
-/// Compares two files of `size` bytes.
+/// Compares two files of `size` bytes; `passed` is told how many are done, again and again.
 pub(super) fn first_difference(
     left: BorrowedFd<'_>,
     right: BorrowedFd<'_>,
     size: u64,
     buffers: &mut Buffers,
+    passed: impl Fn(u64),
 ) -> Result<Option<FirstDifference>, (Side, io::Error)> {
     let on_left = |e| (Side::Left, e);
     let on_right = |e| (Side::Right, e);
@@ -51,7 +52,9 @@ pub(super) fn first_difference(
         if skips_holes {
             let left_start = data_start(left, offset, size).map_err(on_left)?;
             let right_start = data_start(right, offset, size).map_err(on_right)?;
-            offset = left_start.min(right_start);
+            let start = left_start.min(right_start);
+            passed(start - offset);
+            offset = start;
         }
         let wanted = (size - offset).min(CHUNK_BYTES as u64) as usize;
         if wanted == 0 {
@@ -71,6 +74,7 @@ pub(super) fn first_difference(
             break;
         }
         offset += wanted as u64;
+        passed(wanted as u64);
     }
     Ok(None)
 }

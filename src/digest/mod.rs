@@ -34,11 +34,13 @@ mod content;
 mod entry;
 mod error;
 mod pair;
+mod progress;
 mod report;
 mod walk;
 
 pub use content::READ_WHOLE_BYTES_MAX;
 pub use error::Error;
 pub use pair::Side;
+pub use progress::Progress;
 pub use report::{Counts, Difference, Report, What, WithheldCounts};
-pub use walk::{OPEN_LEVELS_MAX, Options, compare};
+pub use walk::{OPEN_LEVELS_MAX, Options, compare, compare_watched};

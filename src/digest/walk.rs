@@ -11,6 +11,7 @@ use super::entry::{
 };
 use super::error::{Error, io_error};
 use super::pair::{Pair, Side};
+use super::progress::Progress;
 use super::report::{Difference, Report, What, name_text, path_text};
 use crate::sys;
 use crate::types::{Remap, Xattr, is_own_xattr};
@@ -61,6 +62,19 @@ impl Default for Options {
 /// # Errors
 /// When something cannot be read, or a directory is moved away under the walk.
 pub fn compare(left: &Path, right: &Path, options: &Options) -> Result<Report, Error> {
+    compare_watched(left, right, options, &Progress::default())
+}
+
+/// As [`compare`], telling `progress` how far it is.
+///
+/// # Errors
+/// As there.
+pub fn compare_watched(
+    left: &Path,
+    right: &Path,
+    options: &Options,
+    progress: &Progress,
+) -> Result<Report, Error> {
     let roots = Pair::try_of(|side| {
         let path = match side {
             Side::Left => left,
@@ -75,6 +89,7 @@ pub fn compare(left: &Path, right: &Path, options: &Options) -> Result<Report, E
     })?;
     let mut walk = Walk {
         options,
+        progress,
         devices: Pair {
             left: roots.left.stat.dev,
             right: roots.right.stat.dev,
@@ -137,6 +152,7 @@ struct Partner {
 
 struct Walk<'a> {
     options: &'a Options,
+    progress: &'a Progress,
     devices: Pair<u64>,
     levels: Vec<Level>,
     /// Levels from here on are open.
@@ -308,6 +324,7 @@ impl Walk<'_> {
         name: &[u8],
         path_bytes: usize,
     ) -> Result<Next, Error> {
+        self.progress.note_entry();
         self.path.truncate(path_bytes);
         push_name(&mut self.path, name);
         let found = Pair::try_of(|side| {
@@ -426,7 +443,8 @@ impl Walk<'_> {
             opened.map_err(io_error("open", side, &self.path))
         })?;
         let (left_fd, right_fd) = (open.left.as_fd(), open.right.as_fd());
-        let first = first_difference(left_fd, right_fd, left.size, &mut self.buffers)
+        let passed = |count| self.progress.note_bytes(count);
+        let first = first_difference(left_fd, right_fd, left.size, &mut self.buffers, passed)
             .map_err(|(side, source)| io_error("read", side, &self.path)(source))?;
         self.report.counts.bytes += left.size;
         if let Some(first) = first {

@@ -52,7 +52,6 @@ pub(super) const PEERS: &str = "doppelfs_paired_sources";
 pub(super) const STREAM_CONNECTED: &str = "doppelfs_stream_connected";
 pub(super) const STREAM_DATA_STATE: &str = "doppelfs_stream_data_state";
 pub(super) const STREAM_STATE: &str = "doppelfs_stream_target_state";
-pub(super) const STREAM_BEHIND: &str = "doppelfs_stream_unapplied_ops";
 
 /// All of them.
 pub const FAMILIES: &[Family] = &[
@@ -142,8 +141,15 @@ pub const FAMILIES: &[Family] = &[
         STREAM_STATE,
         "1 for what the applier of the replica does, 0 for the rest.",
     ),
+    counter(names::RECEIVED_OPS, "Operations that the target received."),
+    counter(names::RECEIVED_BYTES, "Bytes of their records."),
+    counter(names::APPLIED_OPS, "Operations that the target applied."),
+    counter(
+        names::APPLY_FAILURES,
+        "Attempts of the target to apply an operation that failed.",
+    ),
     gauge(
-        STREAM_BEHIND,
+        names::WAITING_OPS,
         "Operations that the target holds and the replica does not show yet.",
     ),
 ];

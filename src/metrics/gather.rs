@@ -6,12 +6,11 @@ use crate::control::status::{
     ConnectionStatus, DataState, SetState, SetStatus, StatusReport, StreamStatus, TargetState,
     TargetStatus, Transmit,
 };
-use crate::stats::{Sample, Snapshot};
+use crate::stats::{Sample, Snapshot, TargetNumbers};
 
 use super::families::{
-    CONNECTED, DATA_STATE, INFO, PEERS, QUEUE_USED, REFUSED, SET_STATE, STREAM_BEHIND,
-    STREAM_CONNECTED, STREAM_DATA_STATE, STREAM_STATE, TARGET_STATE, TRANSMIT_STATE, UP,
-    WORKER_RESTARTS,
+    CONNECTED, DATA_STATE, INFO, PEERS, QUEUE_USED, REFUSED, SET_STATE, STREAM_CONNECTED,
+    STREAM_DATA_STATE, STREAM_STATE, TARGET_STATE, TRANSMIT_STATE, UP, WORKER_RESTARTS,
 };
 
 type Labels = Vec<(&'static str, String)>;
@@ -45,8 +44,12 @@ const TARGET_STATES: [TargetState; 5] = [
     TargetState::Retrying,
 ];
 
-/// All samples of this host: of the status, and of what those sets have counted that were asked.
-pub fn gather(report: &StatusReport, snapshots: &[Snapshot]) -> Vec<Sample> {
+/// All samples of this host: of the status, and of what those sets and targets have counted that were asked.
+pub fn gather(
+    report: &StatusReport,
+    snapshots: &[Snapshot],
+    targets: &[TargetNumbers],
+) -> Vec<Sample> {
     let mut samples = Samples::default();
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     samples.put(INFO, version, 1.0);
@@ -58,6 +61,7 @@ pub fn gather(report: &StatusReport, snapshots: &[Snapshot]) -> Vec<Sample> {
     }
     let mut all = samples.0;
     all.extend(snapshots.iter().flat_map(Snapshot::samples));
+    all.extend(targets.iter().flat_map(TargetNumbers::samples));
     all
 }
 
@@ -153,8 +157,6 @@ impl Samples {
         );
         let state = stream.target_state;
         self.states(STREAM_STATE, &labels, (&TARGET_STATES, state));
-        let behind = stream.received_seq.saturating_sub(stream.applied_seq);
-        self.put(STREAM_BEHIND, labels, float(behind));
     }
 }
 

@@ -181,6 +181,9 @@ impl Intake {
                 Err(e) => return Err(self.journal_failed(e)),
             }
         }
+        let counters = &self.stream.counters;
+        counters.received.note(frame.header().kind);
+        counters.received_bytes.add(frame.bytes().len() as u64);
         if held {
             self.stream.post(|board| board.intake_error = None);
         }

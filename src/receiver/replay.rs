@@ -350,6 +350,7 @@ impl Replay {
                 if self.apply_retry.pause_ns == 0 {
                     error!(stream = self.stream.number, error = %e, "replica is held");
                 }
+                self.stream.counters.failed.add(1);
                 self.apply_retry.failed();
                 self.publish(last.as_ref(), Some(e.to_string()));
                 return;
@@ -377,6 +378,7 @@ impl Replay {
             self.held = Some(frame);
             return Err(Error::Applier { source });
         }
+        self.stream.counters.applied.add(1);
         let now = sys::monotonic_ns();
         if self.unsaved.bytes == 0 {
             self.unsaved.since_ns = now;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::keys::Fingerprint;
+use crate::stats;
 use crate::types::{History, Remap, Seq, SetName};
 use crate::wire::{DataState, MirrorProgress, TargetState};
 
@@ -84,4 +85,6 @@ pub struct StreamSnapshot {
     pub queue_ops: u64,
     /// Bytes of them on disk.
     pub queue_disk_bytes: u64,
+    /// What came and was applied since the target was started.
+    pub counts: stats::StreamSnapshot,
 }

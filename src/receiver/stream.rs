@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use crate::applier::Lease;
 use crate::journal::Journal;
+use crate::stats::StreamCounters;
 use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 use crate::sys;
 use crate::types::{FileId, History, Position, Remap, Seq};
@@ -38,6 +39,8 @@ pub(super) struct Stream {
     pub(super) number: u32,
     pub(super) places: Places,
     pub(super) journal: Arc<Journal>,
+    /// What came and was applied since the target was started.
+    pub(super) counters: StreamCounters,
     /// Guards the stream's description; its file is written under it.
     record: Mutex<StreamRecord>,
     /// Guards what the threads tell each other. No I/O, no other lock under it.
@@ -178,6 +181,7 @@ impl Stream {
             number,
             places,
             journal,
+            counters: StreamCounters::default(),
             record: Mutex::new(Rank::Stream, record),
             board: Mutex::new(Rank::Leaf, board),
             changed: Condvar::new(),

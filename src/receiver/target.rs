@@ -448,6 +448,7 @@ fn show(stream: &Stream) -> StreamSnapshot {
         mark,
         queue_ops: usage.records,
         queue_disk_bytes: usage.disk_bytes,
+        counts: stream.counters.get(),
     }
 }
 

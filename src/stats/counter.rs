@@ -143,3 +143,15 @@ pub struct StreamCounters {
     /// Attempts that failed.
     pub failed: Counter,
 }
+
+impl StreamCounters {
+    /// The numbers now.
+    pub fn get(&self) -> super::StreamSnapshot {
+        super::StreamSnapshot {
+            received: self.received.get(),
+            received_bytes: self.received_bytes.get(),
+            applied: self.applied.get(),
+            failed: self.failed.get(),
+        }
+    }
+}

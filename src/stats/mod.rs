@@ -13,12 +13,16 @@
 //! Nothing here can fail.
 
 mod counter;
+mod meter;
 pub mod names;
 mod snapshot;
+mod target;
 
 pub use counter::{
     Counter, KernelCounters, LinkCounters, OpCounters, OpCounts, SetCounters, StreamCounters,
 };
+pub use meter::{Meter, RATE_WINDOW};
 pub use snapshot::{
     ConnectionSnapshot, Lag, Lags, QueueSnapshot, Rates, Sample, Snapshot, StreamSnapshot,
 };
+pub use target::{StreamNumbers, TargetNumbers};

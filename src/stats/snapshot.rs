@@ -113,7 +113,7 @@ pub struct Sample {
     clippy::cast_precision_loss,
     reason = "metrics are floats everywhere; the loss begins at 2^53"
 )]
-fn float(value: u64) -> f64 {
+pub(super) fn float(value: u64) -> f64 {
     value as f64
 }
 
@@ -237,6 +237,21 @@ pub struct StreamSnapshot {
 }
 
 impl StreamSnapshot {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: StreamSnapshot) -> StreamSnapshot {
+        StreamSnapshot {
+            received: OpCounts {
+                add: self.received.add + other.received.add,
+                delete: self.received.delete + other.received.delete,
+                rename: self.received.rename + other.received.rename,
+            },
+            received_bytes: self.received_bytes + other.received_bytes,
+            applied: self.applied + other.applied,
+            failed: self.failed + other.failed,
+        }
+    }
+
     /// The one-line form: `Received add=0 del=0 rename=0 failed=0`.
     pub fn one_line(&self) -> String {
         format!(

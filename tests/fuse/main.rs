@@ -74,6 +74,7 @@ mod scale;
 mod served_takeovers;
 mod soak;
 mod staged_resync;
+mod status_never_hangs;
 mod support;
 mod takeover;
 mod takeover_cases;

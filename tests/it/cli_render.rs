@@ -1,13 +1,13 @@
 //! Goal: people read facts right. Method: reports by hand, text expected.
 
 use doppelfs::cli::{Ink, STATS_HEADER, bytes_text, duration_text, queue_line_text, stats_line};
-use doppelfs::cli::{status_text, table};
+use doppelfs::cli::{TARGET_HEADER, status_text, table, target_line};
 use doppelfs::control::QueueLine;
 use doppelfs::control::status::{
     ConnectionStatus, DataState, MirrorState, MirrorStatus, SetState, SetStatus, StatusReport,
     StreamStatus, TargetState, TargetStatus, Transmit,
 };
-use doppelfs::stats::Snapshot;
+use doppelfs::stats::{Snapshot, TargetNumbers};
 
 fn report() -> StatusReport {
     let connection = ConnectionStatus {
@@ -21,6 +21,7 @@ fn report() -> StatusReport {
             state: MirrorState::Mirroring,
             percent: Some(41.6),
             remaining_bytes: Some(5 << 30),
+            ..MirrorStatus::default()
         },
         lag_ops: 12,
         lag_bytes: 4096,
@@ -65,28 +66,30 @@ fn of_a_set_that_does_not_answer_only_what_is_known_is_told() {
         sets: vec![set],
         targets: Vec::new(),
     };
-    let text = status_text(&report, Ink::NONE);
+    let text = status_text(&report, Ink::NONE, None);
     assert!(text.contains("does not answer"), "{text}");
     assert!(text.contains("process 5"), "{text}");
-    for unknown in ["captured", "queue", "targets"] {
+    for unknown in ["captured", "queue", "connection"] {
         assert!(!text.contains(unknown), "{unknown} is not known: {text}");
     }
 }
 
 #[test]
 fn status_shows_states_lag_and_what_to_do() {
-    let text = status_text(&report(), Ink::NONE);
+    let text = status_text(&report(), Ink::NONE, None);
     for line in [
-        "set data: synchronising\n",
+        "set data: error: no space on the target; free some; the target tries again by itself; 12 operations wait, 4.0 KiB\n",
         "    warning     process 7 has a file open\n",
         "  connection 1 to 127.0.0.1:7420, /srv/doppelfs/host/data\n",
-        "    transmit    error, not connected\n",
+        "    states      data mirroring, target retrying, transmit error, mirror mirroring, replication pending\n",
+        "    connected   no\n",
         "    mirror      under way, 42 %, 5.0 GiB left\n",
-        "    lag         12 operations, 4.0 KiB, 1 min 15 s\n",
         "    last file   a\\nb\n",
         "    error       no space on the target; free some\n",
-        "target 127.0.0.1:7420: root /srv/doppelfs, process 6\n",
-        "    counts      Received add=0 del=0 rename=0 failed=0\n",
+        "target 127.0.0.1:7420: behind: data of host: its source is not connected; the source's `doppelfs status` says why\n",
+        "    root        /srv/doppelfs\n",
+        "    peers       no source is paired with key \n",
+        "    counts      Received add=0 del=0 rename=0 failed=0; 0 B, 0 records applied, 0 B on disk\n",
     ] {
         assert!(text.contains(line), "{line} is not in:\n{text}");
     }
@@ -95,9 +98,9 @@ fn status_shows_states_lag_and_what_to_do() {
 
 #[test]
 fn colours_change_no_word() {
-    let plain = status_text(&report(), Ink::NONE);
+    let plain = status_text(&report(), Ink::NONE, None);
     assert!(!plain.contains('\x1b'));
-    let mut coloured = status_text(&report(), Ink::COLOURED);
+    let mut coloured = status_text(&report(), Ink::COLOURED, None);
     assert!(coloured.contains("\x1b[31m"));
     for code in ["\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m"] {
         coloured = coloured.replace(code, "");
@@ -112,8 +115,8 @@ fn a_set_without_a_worker_shows_why_and_no_numbers() {
         sets: vec![SetStatus::unreachable("data", "it is stopped".to_owned())],
         targets: Vec::new(),
     };
-    let expected = "set data: error\n    error       it is stopped\n";
-    assert_eq!(status_text(&report, Ink::NONE), expected);
+    let expected = "set data: error: it is stopped\n";
+    assert_eq!(status_text(&report, Ink::NONE, None), expected);
 }
 
 #[test]
@@ -186,4 +189,26 @@ fn a_line_of_statistics_stands_under_its_header() {
         "\n{STATS_HEADER}\n{line}"
     );
     assert!(stats_line(&new, &Snapshot::default()).ends_with("no target"));
+}
+
+#[test]
+fn a_line_of_a_targets_statistics_stands_under_its_header() {
+    let new = TargetNumbers {
+        time_ns: 1_000_000_000,
+        ..TargetNumbers::default()
+    };
+    let line = target_line(&TargetNumbers::default(), &new);
+    for (word, end) in [
+        ("received/s", "0"),
+        ("applied/s", "0"),
+        ("waiting", "0"),
+        ("failed", "0"),
+    ] {
+        let at = TARGET_HEADER.find(word).unwrap() + word.len();
+        assert!(line[..at].ends_with(end), "{word}\n{TARGET_HEADER}\n{line}");
+        assert!(
+            line[at..].starts_with(' '),
+            "{word}\n{TARGET_HEADER}\n{line}"
+        );
+    }
 }

@@ -145,7 +145,7 @@ impl Handler for Talker {
                     Ok(Reply::Stats(Box::new(snapshot)))
                 }
                 Request::QueueShow => Ok(Reply::Queue(Box::new(self.queue.clone()))),
-                Request::QueueTail { follow, .. } => {
+                Request::QueueTail { follow, .. } | Request::QueueFind { follow, .. } => {
                     for line in &self.lines {
                         items.send(Item::Record(line.clone())).await;
                     }

@@ -42,6 +42,11 @@ fn requests() -> Vec<Request> {
             follow: false,
             count: 1,
         },
+        Request::QueueFind {
+            follow: false,
+            count: 1,
+            filter: doppelfs::control::QueueFilter::default(),
+        },
         Request::QueueShow,
         Request::Stats,
         Request::MirrorStart {

@@ -9,7 +9,7 @@ use doppelfs::control::status::{
     TargetStatus,
 };
 use doppelfs::metrics::{FAMILIES, FamilyKind, encode, gather};
-use doppelfs::stats::{ConnectionSnapshot, Snapshot};
+use doppelfs::stats::{ConnectionSnapshot, Snapshot, StreamNumbers, TargetNumbers};
 
 fn report() -> StatusReport {
     let connection = ConnectionStatus {
@@ -66,7 +66,16 @@ fn text() -> String {
         }],
         ..Snapshot::default()
     };
-    encode(gather(&report(), &[snapshot]))
+    let numbers = TargetNumbers {
+        streams: vec![StreamNumbers {
+            source: "web".into(),
+            set: "data".into(),
+            waiting_ops: 6,
+            ..StreamNumbers::default()
+        }],
+        ..TargetNumbers::default()
+    };
+    encode(gather(&report(), &[snapshot], &[numbers]))
 }
 
 #[test]
@@ -113,7 +122,7 @@ fn states_are_told_as_one_of_all_and_who_does_not_answer_is_down() {
         r#"doppelfs_queue_used_ratio{set="da\"ta"} 0.25"#,
         r#"doppelfs_captured_bytes_total{set="da\"ta"} 3343432.0"#,
         r#"doppelfs_worker_restarts_total{set="da\"ta"} 2.0"#,
-        r#"doppelfs_stream_unapplied_ops{target="[::]:7420",source="web",set="data"} 6.0"#,
+        r#"doppelfs_waiting_ops{source="web",set="data"} 6.0"#,
         r#"doppelfs_data_state{set="da\"ta",connection="1",target="backup:7420",state="mirroring"} 1.0"#,
     ] {
         assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");

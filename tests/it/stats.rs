@@ -1,7 +1,8 @@
 //! Goal: numbers mean what their names say. Method: snapshots by hand.
 
 use doppelfs::stats::{
-    ConnectionSnapshot, OpCounters, OpCounts, Rates, Snapshot, StreamSnapshot, names,
+    ConnectionSnapshot, Meter, OpCounters, OpCounts, RATE_WINDOW, Rates, Snapshot, StreamNumbers,
+    StreamSnapshot, TargetNumbers, names,
 };
 use doppelfs::types::Kind;
 
@@ -85,5 +86,70 @@ fn every_metric_has_our_prefix_and_a_unit() {
             sample.name
         );
         assert_eq!(sample.labels[0], ("set", "data".to_owned()));
+    }
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+#[test]
+fn a_meter_tells_the_rate_of_the_last_seconds_only() {
+    let mut meter = Meter::<2>::default();
+    assert_eq!(meter.rates(5, [1, 1]), [0.0, 0.0], "nothing is known yet");
+    let window = RATE_WINDOW.as_secs();
+    // 100 in a second for a minute, then nothing.
+    for second in 0..=60 {
+        meter.note(second * SECOND_NS, [second * 100, 7]);
+    }
+    let [fast, still] = meter.rates(60 * SECOND_NS, [6000, 7]);
+    assert!(
+        (fast - 100.0).abs() < 1e-6 && still.abs() < 1e-9,
+        "{fast} {still}"
+    );
+    for second in 61..=60 + 2 * window {
+        meter.note(second * SECOND_NS, [6000, 7]);
+    }
+    let [rate, _] = meter.rates((60 + 2 * window) * SECOND_NS, [6000, 7]);
+    assert!(
+        rate.abs() < 1e-9,
+        "what was long ago does not count: {rate}"
+    );
+    // Asked between two readings, and after a restart.
+    let [rate, _] = meter.rates((60 + 2 * window) * SECOND_NS + SECOND_NS / 2, [7050, 7]);
+    assert!((rate - 100.0).abs() < 6.0, "{rate}");
+    assert_eq!(meter.rates(100 * SECOND_NS, [0, 0]), [0.0, 0.0]);
+}
+
+#[test]
+fn a_target_sums_its_streams_up() {
+    let stream = |add, failed| StreamNumbers {
+        source: "host".to_owned(),
+        set: "data".to_owned(),
+        counts: StreamSnapshot {
+            received: OpCounts {
+                add,
+                delete: 2,
+                rename: 1,
+            },
+            failed,
+            ..StreamSnapshot::default()
+        },
+        ..StreamNumbers::default()
+    };
+    let numbers = TargetNumbers {
+        streams: vec![stream(5, 0), stream(6, 3)],
+        ..TargetNumbers::default()
+    };
+    assert_eq!(
+        numbers.one_line(),
+        "Received add=11 del=4 rename=2 failed=3"
+    );
+    let samples = numbers.samples();
+    assert!(
+        samples
+            .iter()
+            .any(|s| s.name == names::APPLY_FAILURES && s.value > 2.0)
+    );
+    for sample in samples {
+        assert_eq!(sample.labels[1], ("set", "data".to_owned()));
     }
 }
