@@ -45,6 +45,8 @@
 //! | 4 | [`sender`] | one connection: session, batches, acknowledgements |
 //! | 4 | [`applier`] | records onto the replica, once each, and how far |
 //! | 4 | [`control`] | the local API: a unix socket for each set and each target |
+//! | 5 | [`alerts`] | what administrators are told, by journald or syslog |
+//! | 5 | [`metrics`] | numbers as Prometheus reads them |
 //! | 5 | [`fuse`] | decodes what the kernel asks, replies, mounts |
 //! | 5 | [`receiver`] | accepts, fences, checks, stores, feeds the applier, acknowledges |
 //! | 5 | [`mirror`] | answers what the target wants with images in the stream |
