@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::activity::Activity;
 use crate::codec::Draft;
@@ -116,6 +117,7 @@ pub struct Capture {
     pub(super) gap_open: AtomicBool,
     pub(super) gap: Mutex<(Gap, File)>,
     last_ctime_ns: AtomicU64,
+    last_doubt: AtomicU64,
     checking: AtomicBool,
     uncovered: Mutex<Option<Uncovered>>,
     /// What the check need not put in doubt. Rank `Leaf`.
@@ -173,6 +175,7 @@ impl Capture {
             gap_open: AtomicBool::new(false),
             gap: Mutex::new(Rank::Suspects, (Gap::default(), file)),
             last_ctime_ns: AtomicU64::new(0),
+            last_doubt: AtomicU64::new(0),
             checking: AtomicBool::new(false),
             uncovered: Mutex::new(Rank::Leaf, None),
             in_doubt: Mutex::new(Rank::Leaf, HashSet::new()),
@@ -321,10 +324,20 @@ impl Capture {
         }
     }
 
-    /// Waits until no change is under way; none begins while what is returned lives. For moments only:
-    /// programs wait for it.
-    pub fn hold_still(&self) -> Stillness<'_> {
-        self.order.lock_all()
+    /// Waits until no change is under way; none begins while what is returned lives. For moments only: programs
+    /// wait for it. `None`: something was still under way at `until`.
+    pub fn hold_still(&self, until: Instant) -> Option<Stillness<'_>> {
+        self.order.lock_all(until)
+    }
+
+    /// The last record that put something in doubt or began a mirror, as far as this worker knows: where a target
+    /// has applied it and says that all is well, the replica is whole.
+    pub fn last_doubt(&self) -> Seq {
+        Seq(self.last_doubt.load(Ordering::Acquire))
+    }
+
+    pub(super) fn note_doubt(&self, seq: Seq) {
+        self.last_doubt.fetch_max(seq.0, Ordering::AcqRel);
     }
 
     /// Takes the locks without looking for doubts: for images, which settle them.
@@ -488,7 +501,12 @@ impl Capture {
     /// # Errors
     /// What the journal says.
     pub fn append_job(&self, op: Op) -> Result<Seq, journal::Error> {
-        self.append(&Draft::new(&Body::of(op), &[]))
+        let is_doubt = matches!(op, Op::MirrorBegin { .. } | Op::Gap { .. });
+        let seq = self.append(&Draft::new(&Body::of(op), &[]))?;
+        if is_doubt {
+            self.note_doubt(seq);
+        }
+        Ok(seq)
     }
 }
 

@@ -6,10 +6,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use crate::codec::Draft;
 use crate::journal;
 use crate::sys;
-use crate::types::{Body, FileId, Op, limits};
+use crate::types::{FileId, Op, limits};
 
 use super::core::Capture;
 
@@ -69,7 +68,7 @@ impl Capture {
             ids: gap.ids.clone(),
             everything: gap.everything,
         };
-        if self.append(&Draft::new(&Body::of(op), &[])).is_err() {
+        if self.append_job(op).is_err() {
             return;
         }
         *gap = Gap::default();
@@ -86,7 +85,7 @@ impl Capture {
             ids: gap.ids.clone(),
             everything: gap.everything,
         };
-        match self.append(&Draft::new(&Body::of(op), &[])) {
+        match self.append_job(op) {
             Ok(_) => self.observer.gap_recorded(),
             Err(error) => self.open_gap(gap, &error),
         }

@@ -1,5 +1,7 @@
 //! One lock order over all inodes.
 
+use std::time::Instant;
+
 use crate::activity::Underway;
 use crate::sync::{Mutex, MutexGuard, Rank};
 use crate::types::FileId;
@@ -62,14 +64,22 @@ pub struct Stillness<'a> {
     _stripes: Vec<Guard<'a>>,
 }
 
+fn taken_until(lock: &Mutex<()>, until: Instant) -> Option<Guard<'_>> {
+    let left = until.saturating_duration_since(Instant::now());
+    lock.try_lock_for(left).map(|lock| Guard { _inner: lock })
+}
+
 impl Order {
-    /// Takes every lock there is, in the order in which all take them.
-    pub(super) fn lock_all(&self) -> Stillness<'_> {
-        let guard = |lock| Guard { _inner: lock };
-        Stillness {
-            _dir_rename: guard(self.dir_rename.lock()),
-            _stripes: self.stripes.iter().map(|s| guard(s.lock())).collect(),
-        }
+    /// Takes every lock there is, in the order in which all take them; none when one of them is not free
+    /// before `until`.
+    pub(super) fn lock_all(&self, until: Instant) -> Option<Stillness<'_>> {
+        let stripes = self.stripes.iter();
+        Some(Stillness {
+            _dir_rename: taken_until(&self.dir_rename, until)?,
+            _stripes: stripes
+                .map(|stripe| taken_until(stripe, until))
+                .collect::<Option<_>>()?,
+        })
     }
 
     pub(super) fn new() -> Order {

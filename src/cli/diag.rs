@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use flate2::Compression;
@@ -61,7 +61,7 @@ const PROGRAMS: [(&str, &[&str]); 5] = [
             "-t",
             "doppelfs",
             "-n",
-            "2000",
+            "1000",
             "--no-pager",
             "-o",
             "short-iso",
@@ -85,8 +85,20 @@ const PROGRAMS: [(&str, &[&str]); 5] = [
     ),
 ];
 
-/// A value behind one of these words is not for others.
-const SECRET_WORDS: [&str; 5] = ["token", "secret", "password", "passphrase", "credentials"];
+/// And so long to end, once its time is over.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What follows one of these words on its line is not for others.
+const SECRET_WORDS: [&str; 8] = [
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "credentials",
+    "pass=",
+    "pw=",
+];
 
 /// The bundle that is being written.
 struct Bundle {
@@ -155,16 +167,25 @@ fn without_secrets(bytes: &[u8]) -> Vec<u8> {
 
 fn without_secret(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
-    let found = SECRET_WORDS.iter().filter_map(|word| lower.find(word));
-    let Some(start) = found.min() else {
-        return line.to_owned();
-    };
-    let value = lower
-        .get(start..)
-        .and_then(|rest| rest.find(['=', ':']))
-        .map(|at| start + at + 1);
-    match value.and_then(|at| line.get(..at)) {
-        Some(kept) => format!("{kept} (removed)\n"),
+    let word = SECRET_WORDS.iter().filter_map(|word| {
+        let start = lower.find(word)?;
+        Some((start, start + word.len()))
+    });
+    // A user and a password before a host: scheme://user:password@host.
+    let url = lower.find("://").and_then(|scheme| {
+        let rest = lower.get(scheme + 3..)?;
+        let word = rest.split_whitespace().next()?;
+        let is_given = word
+            .split_once('@')
+            .is_some_and(|(user, _)| user.contains(':'));
+        is_given.then_some((scheme, scheme + 3))
+    });
+    match word.chain(url).min() {
+        // Cut at a character's beginning: what was found is ASCII, of a text of the same length.
+        Some((_, end)) => match line.get(..end) {
+            Some(kept) => format!("{kept} (removed)\n"),
+            None => "(removed)\n".to_owned(),
+        },
         None => line.to_owned(),
     }
 }
@@ -192,7 +213,11 @@ fn output_of(words: &[&str]) -> std::io::Result<Vec<u8>> {
     let bytes = result.recv_timeout(PROGRAM_PATIENCE);
     // It has ended, or its output is not read any more, or its time is over.
     let _ = child.kill();
-    child.wait()?;
+    let begun = Instant::now();
+    while child.try_wait()?.is_none() && begun.elapsed() < END_PATIENCE {
+        // One that waits for a mount that does not answer cannot be killed: it is left behind.
+        std::thread::sleep(Duration::from_millis(5));
+    }
     bytes.map_err(|_| std::io::Error::other("it did not end in time"))?
 }
 

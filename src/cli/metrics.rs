@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::Router;
@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::run::Outcome;
 use super::show::{ask_all, collect_status};
@@ -80,7 +80,12 @@ const LISTEN_DEFAULT: &str = "127.0.0.1:7421";
 #[derive(Debug, Clone)]
 struct Exporter {
     run_dir: PathBuf,
+    /// What was collected last, and when; held while somebody collects, so that many who ask cost as much as one.
+    last: Arc<Mutex<Option<(Instant, String)>>>,
 }
+
+/// What was collected is good for so long.
+const GOOD_FOR: Duration = Duration::from_secs(1);
 
 /// Serves them over HTTP until it is told to end.
 pub(super) fn serve(run_dir: &Path, listen: Option<SocketAddr>) -> anyhow::Result<Outcome> {
@@ -99,6 +104,7 @@ pub(super) fn serve(run_dir: &Path, listen: Option<SocketAddr>) -> anyhow::Resul
         let address = listener.local_addr().context("where it listens")?;
         let exporter = Exporter {
             run_dir: run_dir.to_owned(),
+            last: Arc::default(),
         };
         let routes = Router::new()
             .route("/metrics", get(scrape))
@@ -156,7 +162,19 @@ async fn told_to_end() -> std::io::Result<()> {
 }
 
 async fn scrape(State(exporter): State<Exporter>) -> Response {
-    let asked = tokio::task::spawn_blocking(move || collect(&exporter.run_dir)).await;
+    let mut last = Arc::clone(&exporter.last).lock_owned().await;
+    // The lock goes along: it is held until the work is done, also when whoever asked has gone.
+    let asked = tokio::task::spawn_blocking(move || {
+        if let Some((at, text)) = &*last
+            && at.elapsed() < GOOD_FOR
+        {
+            return Ok(text.clone());
+        }
+        let text = collect(&exporter.run_dir)?;
+        *last = Some((Instant::now(), text.clone()));
+        anyhow::Ok(text)
+    });
+    let asked = asked.await;
     match asked {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Ok(Err(error)) => {

@@ -229,17 +229,22 @@ pub(super) fn shortened(text: &str, columns: usize) -> String {
     format!("{head}...{tail}")
 }
 
+/// As [`printable`], for one text.
+pub(super) fn printable_text(text: &str) -> String {
+    let seen = text.chars().map(|c| match control::is_unseen(c) {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    });
+    seen.collect()
+}
+
 /// The same without anything that a terminal would obey or hide: names of files and what other hosts say
 /// may have it.
 pub(super) fn printable<T: Serialize + DeserializeOwned + Clone>(facts: &T) -> T {
     fn clean(value: &mut serde_json::Value) {
         match value {
             serde_json::Value::String(text) if text.contains(control::is_unseen) => {
-                let seen = text.chars().map(|c| match control::is_unseen(c) {
-                    true => c.escape_default().to_string(),
-                    false => c.to_string(),
-                });
-                *text = seen.collect();
+                *text = printable_text(text);
             }
             serde_json::Value::Array(all) => all.iter_mut().for_each(clean),
             serde_json::Value::Object(all) => all.values_mut().for_each(clean),

@@ -8,7 +8,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::act_args::{PauseArgs, TargetPauseArgs};
-use super::paper::clock_text;
+use super::paper::{clock_text, printable_text};
 use super::peers::choose_target;
 use super::run::{Outcome, choose_set, seconds, unexpected};
 use super::wait::{Deadline, write_back};
@@ -113,7 +113,8 @@ fn mark_all(
     run_dir: &Path,
     sets: &[Service],
     request: impl Fn(Option<u64>) -> Request,
-) -> anyhow::Result<Vec<u64>> {
+    marks: &mut Vec<u64>,
+) -> anyhow::Result<()> {
     let mut holds = Vec::new();
     if sets.len() > 1 {
         let milliseconds = HOLD_MILLISECONDS;
@@ -126,7 +127,6 @@ fn mark_all(
     } else {
         holds.push(None);
     }
-    let mut marks = Vec::new();
     for (set, hold) in sets.iter().zip(holds) {
         match ask(run_dir, set, &request(hold)) {
             Ok(Reply::Marked { seq }) => marks.push(seq),
@@ -139,7 +139,7 @@ fn mark_all(
             }
         }
     }
-    Ok(marks)
+    Ok(())
 }
 
 /// What shared mappings changed is written back before the mark, as far as that may take.
@@ -181,7 +181,8 @@ pub(super) fn pause(args: &PauseArgs, run_dir: &Path) -> anyhow::Result<Outcome>
     if let Some(why) = await_whole(run_dir, &sets, deadline)? {
         writeln!(
             std::io::stdout(),
-            "not paused, there is no point at which the replica is whole yet: {why}"
+            "not paused, there is no point at which the replica is whole yet: {}",
+            printable_text(&why)
         )?;
         return Ok(Outcome::No);
     }
@@ -190,14 +191,12 @@ pub(super) fn pause(args: &PauseArgs, run_dir: &Path) -> anyhow::Result<Outcome>
         name: name.clone(),
         hold,
     };
-    let marks = match mark_all(run_dir, &sets, request) {
-        Ok(marks) => marks,
-        Err(error) => {
-            // All or none.
-            undo(run_dir, &sets, name.as_str());
-            return Err(error);
-        }
-    };
+    let mut marks = Vec::new();
+    if let Err(error) = mark_all(run_dir, &sets, request, &mut marks) {
+        // All or none.
+        undo(run_dir, &sets, &marks);
+        return Err(error);
+    }
     let mut outcomes: Vec<Paused> = sets
         .iter()
         .zip(marks)
@@ -227,14 +226,19 @@ pub(super) fn pause(args: &PauseArgs, run_dir: &Path) -> anyhow::Result<Outcome>
     tell(&outcomes, args)
 }
 
-/// Ends the pauses of this name, after one of the sets could not be paused.
-fn undo(run_dir: &Path, sets: &[Service], mark: &str) {
-    for set in sets {
-        let is_ours = look(run_dir, set).is_ok_and(|status| {
+/// Ends the pauses that were begun, after one of the sets could not be paused. An earlier pause is not one of them.
+fn undo(run_dir: &Path, sets: &[Service], marks: &[u64]) {
+    for (set, seq) in sets.iter().zip(marks) {
+        let is_ours = look(run_dir, set).map(|status| {
             let mut pauses = status.connections.iter().filter_map(|c| c.pause.as_ref());
-            pauses.any(|pause| pause.mark.name == mark)
+            pauses.any(|pause| pause.mark.seq == *seq)
         });
-        if is_ours && let Err(error) = ask(run_dir, set, &Request::Resume) {
+        let ended = match is_ours {
+            Ok(true) => ask(run_dir, set, &Request::Resume).map(drop),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
             // The error that led here is told as well.
             let _ = writeln!(
                 std::io::stderr(),
@@ -281,9 +285,11 @@ fn tell(outcomes: &[Paused], args: &PauseArgs) -> anyhow::Result<Outcome> {
                     out,
                     "set {set}: paused at mark {mark} (record {seq}); `doppelfs resume {set}` goes on"
                 )?,
+                // It may hold what the target says.
                 Some(why) => writeln!(
                     out,
-                    "set {set}: pause pending at mark {mark} (record {seq}): {why}"
+                    "set {set}: pause pending at mark {mark} (record {seq}): {}",
+                    printable_text(why)
                 )?,
             }
         }
@@ -322,7 +328,8 @@ pub(super) fn mark(run_dir: &Path, words: &[String], all: bool) -> anyhow::Resul
         name: name.clone(),
         hold,
     };
-    let marks = mark_all(run_dir, &sets, request)?;
+    let mut marks = Vec::new();
+    mark_all(run_dir, &sets, request, &mut marks)?;
     for (set, seq) in sets.iter().zip(marks) {
         writeln!(std::io::stdout(), "{set}: mark {name} is record {seq}")?;
     }
@@ -357,7 +364,7 @@ pub(super) fn pause_target(args: &TargetPauseArgs, run_dir: &Path) -> anyhow::Re
             Ok(Outcome::Yes)
         }
         Some(why) => {
-            writeln!(out, "pause pending: {why}")?;
+            writeln!(out, "pause pending: {}", printable_text(why))?;
             Ok(if args.no_wait {
                 Outcome::Yes
             } else {

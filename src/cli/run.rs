@@ -432,8 +432,7 @@ fn run_mirror(verb: MirrorVerb, run_dir: &Path) -> anyhow::Result<Outcome> {
 
 /// An answer to another question.
 pub(super) fn unexpected(service: &Service, reply: &Reply) -> anyhow::Result<()> {
-    let mut text = format!("{reply:?}");
-    text.truncate(60);
+    let text: String = format!("{reply:?}").chars().take(60).collect();
     anyhow::bail!("{service} answered another question ({text}...); are both of one version?")
 }
 

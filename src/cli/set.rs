@@ -163,18 +163,13 @@ fn check(
             let place = &problem.place.file;
             *place == file || place.parent() != sets_dir.as_deref()
         });
-        let cross = check_configuration(&config);
-        // A target that this host is not paired with is no reason against the configuration, but one
-        // against the mount.
-        own.extend(
-            cross
-                .into_iter()
-                .filter(|p| p.place.file == file)
-                .map(|p| Problem {
-                    severity: Severity::Error,
-                    ..p
-                }),
-        );
+        // What two sets have in common need not be this one's mistake, and `mount` refuses what is mounted
+        // already: it does not keep this set from being mounted.
+        let cross = check_configuration(&config).into_iter();
+        own.extend(cross.filter(|p| p.place.file == file).map(|p| Problem {
+            severity: Severity::Warning,
+            ..p
+        }));
         if let Ok(set) = config.set(name.as_str())
             && !own.iter().any(Problem::is_error)
         {

@@ -25,7 +25,7 @@ pub(super) fn umount(
     patience: Duration,
 ) -> anyhow::Result<Outcome> {
     let mountpoint = match mount_of_set(mountpoint, run_dir) {
-        Some(mountpoint) => mountpoint,
+        Some(of_set) => meant(mountpoint, &of_set)?,
         None => find_mount(mountpoint)?,
     };
     if !sys::is_root() {
@@ -157,6 +157,22 @@ fn wait_for_end(
     }
     append_users(&mut text, &holders);
     bail!(text)
+}
+
+/// The mount of a set that was named, unless the word could mean another one as well.
+fn meant(given: &Path, of_set: &Path) -> anyhow::Result<PathBuf> {
+    if let Ok(by_path) = find_mount(given)
+        && by_path != of_set
+    {
+        bail!(
+            "{} is a set, mounted on {}, and {} is another mount; name the one that is meant by its path",
+            given.display(),
+            of_set.display(),
+            by_path.display()
+        );
+    }
+    // What lies there now may be something else: another file system on top of ours.
+    find_mount(of_set)
 }
 
 /// Where the set of that name is mounted, when the word is one: it has no slash, and the set is mounted.

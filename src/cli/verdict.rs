@@ -303,6 +303,16 @@ pub fn of_stream(stream: &StreamStatus) -> Verdict {
         return Verdict::new(Level::Bad, "error", text);
     }
     let busy = |text: &str| Verdict::new(Level::Busy, "synchronising", text);
+    if matches!(
+        stream.target_state,
+        TargetState::Paused | TargetState::PausePending
+    ) {
+        let text = format!(
+            "what comes is kept and not applied; {} wait here; `doppelfs target resume` ends that",
+            counted(waiting, "operation")
+        );
+        return Verdict::new(Level::Busy, "paused", text);
+    }
     match stream.data_state {
         _ if !stream.connected => Verdict::new(
             Level::Busy,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::paper::printable_text;
 use super::progress::{self, Told};
 use super::run::{Outcome, unexpected};
 use crate::control::{self, Client, Reply, Request, Service};
@@ -145,7 +146,12 @@ fn ask(
 }
 
 fn no(reason: &str) -> anyhow::Result<Outcome> {
-    writeln!(std::io::stdout(), "not caught up: {reason}")?;
+    // It may hold what the target says.
+    writeln!(
+        std::io::stdout(),
+        "not caught up: {}",
+        printable_text(reason)
+    )?;
     Ok(Outcome::No)
 }
 

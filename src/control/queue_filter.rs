@@ -22,6 +22,9 @@ pub struct QueueFilter {
     pub uids: Vec<u32>,
 }
 
+/// Each of a filter's lists: every record is held against all of them.
+const WORDS_MAX: usize = 64;
+
 /// What is wrong with a filter.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
@@ -33,6 +36,9 @@ pub enum FilterError {
         /// What is wrong.
         source: globset::Error,
     },
+    /// More than every record can be held against.
+    #[error("a filter has at most {WORDS_MAX} paths, operations, processes and users each")]
+    TooMany,
     /// An operation.
     #[error("--op {word}: there is no such operation; there are {known}")]
     Op {
@@ -99,6 +105,15 @@ impl QueueFilter {
     /// # Errors
     /// A pattern that cannot be read, an operation that there is not.
     pub fn matcher(&self) -> Result<QueueMatcher, FilterError> {
+        let longest = [
+            self.paths.len(),
+            self.ops.len(),
+            self.pids.len(),
+            self.uids.len(),
+        ];
+        if longest.into_iter().any(|count| count > WORDS_MAX) {
+            return Err(FilterError::TooMany);
+        }
         let paths = self.paths.iter().map(|text| PathRule::new(text));
         let ops = self.ops.iter().map(|word| {
             let known = Kind::ALL.into_iter().find(|kind| kind.word() == word);

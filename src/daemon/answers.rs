@@ -115,6 +115,7 @@ fn queue_show(source: &Source) -> Reply {
 
 fn start_mirror(source: &Source) -> Result<Reply, Refusal> {
     let senders = source.senders.lock().clone();
+    let _turn = source.pauses.turn();
     if let Some(text) = pauses::why_still(&senders, source.options.set.as_str()) {
         return Err(Refusal::new(RefusalCode::State, text));
     }
@@ -122,7 +123,7 @@ fn start_mirror(source: &Source) -> Result<Reply, Refusal> {
         Ok((mirror, _)) => {
             // Behind a record that cannot be applied the mirror would wait for ever: those
             // connections begin anew with it.
-            for sender in source.senders.lock().iter() {
+            for sender in &senders {
                 if sender.state().target_state == TargetState::Retrying {
                     sender.require_mirror();
                 }

@@ -10,10 +10,9 @@ use crate::control::{Refusal, RefusalCode, Reply};
 use crate::journal;
 use crate::receiver::Target;
 use crate::sender::{PausePoint, Sender, Wish};
-use crate::sync::{self, Mutex, Rank};
+use crate::sync::{self, Mutex, MutexGuard, Rank};
 use crate::sys;
 use crate::types::{MarkName, Op, Seq};
-use crate::wire::DataState;
 
 use super::source::Source;
 
@@ -26,6 +25,8 @@ type Job = Box<dyn FnOnce() + Send>;
 /// Everything is held.
 struct Hold {
     number: u64,
+    /// It ends then by itself.
+    until: Instant,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -50,6 +51,17 @@ impl Default for Pauses {
 }
 
 impl Pauses {
+    /// The hold of this number, which ends with what is returned.
+    fn take_hold(&self, number: u64) -> Option<Hold> {
+        let mut hold = self.hold.lock();
+        hold.take_if(|hold| hold.number == number)
+    }
+
+    /// Nobody else changes what is wanted, or begins a mirror by hand, meanwhile.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock()
+    }
+
     /// The last mark that this worker set.
     pub(super) fn last_mark(&self) -> Option<MarkStatus> {
         self.mark.lock().clone()
@@ -73,10 +85,28 @@ pub(super) fn hold(source: &Arc<Source>, milliseconds: u64) -> Result<Reply, Ref
     let number = (random >> 75) as u64;
     let (jobs, queue) = mpsc::channel::<Job>();
     let (ready, is_ready) = mpsc::channel();
+    let until = Instant::now() + patience;
+    {
+        let mut hold = source.pauses.hold.lock();
+        if hold
+            .as_ref()
+            .is_some_and(|hold| Instant::now() < hold.until)
+        {
+            return Err(no(
+                "somebody else holds this set just now; try again in a moment",
+            ));
+        }
+        *hold = Some(Hold {
+            number,
+            until,
+            jobs,
+        });
+    }
     let capture = Arc::clone(&source.capture);
-    sync::spawn("dfs-hold", move || {
-        let until = Instant::now() + patience;
-        let still = capture.hold_still();
+    let thread = sync::spawn("dfs-hold", move || {
+        let Some(still) = capture.hold_still(until) else {
+            return;
+        };
         // Nobody waits for it any more: what is held is let go below.
         let _ = ready.send(());
         let left = until.saturating_duration_since(Instant::now());
@@ -84,16 +114,19 @@ pub(super) fn hold(source: &Arc<Source>, milliseconds: u64) -> Result<Reply, Ref
             job();
         }
         drop(still);
-    })
-    .map_err(|e| no(format!("no thread: {e}")))?;
-    // Dropping the other end of an earlier hold ends it.
-    *source.pauses.hold.lock() = Some(Hold { number, jobs });
-    match is_ready.recv_timeout(patience) {
-        Ok(()) => Ok(Reply::Held { hold: number }),
-        Err(_) => Err(no(format!(
-            "operations of this set are under way for longer than {milliseconds} ms"
-        ))),
+    });
+    let held = match thread {
+        Ok(_) => is_ready.recv().map_err(|_| {
+            no(format!(
+                "operations of this set are under way for longer than {milliseconds} ms"
+            ))
+        }),
+        Err(error) => Err(no(format!("no thread: {error}"))),
+    };
+    if held.is_err() {
+        source.pauses.take_hold(number);
     }
+    held.map(|()| Reply::Held { hold: number })
 }
 
 /// Appends a mark, within the hold if one is named.
@@ -119,8 +152,7 @@ fn append_held(
     number: u64,
 ) -> Result<Result<Seq, journal::Error>, Refusal> {
     let over = || no("the hold is over already: the machine is too busy for a common point");
-    let held = source.pauses.hold.lock().take();
-    let held = held.filter(|hold| hold.number == number).ok_or_else(over)?;
+    let held = source.pauses.take_hold(number).ok_or_else(over)?;
     let (done, outcome) = mpsc::channel();
     let capture: Arc<Capture> = Arc::clone(&source.capture);
     let job: Job = Box::new(move || {
@@ -156,8 +188,14 @@ fn why_no_point(source: &Source, senders: &[Arc<Sender>]) -> Option<String> {
             Wish::Disconnect { .. } => return Some(format!("{target} is disconnected")),
             Wish::Stop => return Some(format!("replication to {target} is stopped")),
         }
-        let is_whole = state.data == DataState::Ok && !state.is_staged;
-        (!is_whole).then(|| format!("the replica on {target} is {}", state.data.word()))
+        if !state.is_heard {
+            return Some(format!("{target} has not said yet how its replica is"));
+        }
+        if !state.is_whole() {
+            return Some(format!("the replica on {target} is {}", state.data.word()));
+        }
+        let is_open = state.marks.applied < source.capture.last_doubt();
+        is_open.then(|| format!("a mirror to {target} is under way"))
     })
 }
 
@@ -174,8 +212,14 @@ pub(super) fn pause(source: &Source, name: MarkName, hold: Option<u64>) -> Resul
         )));
     }
     // In this order: nothing behind the mark has gone out when the mark is named as the limit.
+    let doubt = source.capture.last_doubt();
     senders.iter().for_each(|sender| sender.freeze());
-    let marked = append(source, &name, hold);
+    let marked = append(source, &name, hold).and_then(|seq| match source.capture.last_doubt() {
+        now if now == doubt || now > seq => Ok(seq),
+        _ => Err(no(
+            "a mirror has just become necessary; try again when it is done",
+        )),
+    });
     let seq = match marked {
         Ok(seq) => seq,
         Err(error) => {
@@ -203,7 +247,7 @@ pub(super) fn pause(source: &Source, name: MarkName, hold: Option<u64>) -> Resul
 fn thaw(senders: &[Arc<Sender>]) {
     for sender in senders {
         if let Err(error) = sender.set_wish(Wish::Run) {
-            tracing::error!(%error, "a connection that was to be paused goes on, and is paused again after a restart");
+            tracing::error!(%error, "the end of a pause cannot be written down: `doppelfs resume` tries again");
         }
     }
 }

@@ -141,6 +141,15 @@ impl Source {
         if self.capture.is_checking() && severity(state) < severity(SetState::Synchronising) {
             state = SetState::Synchronising;
         }
+        let error = self.capture.has_open_gap().then(|| {
+            state = SetState::Error;
+            let why = self.watcher.mishaps.lock().lost.clone();
+            format!(
+                "operations cannot be recorded ({}); the set is served, and their files are sent again as soon as \
+                 the queue's disk takes records",
+                why.unwrap_or_else(|| "no reason is known".to_owned())
+            )
+        });
         let pid = std::process::id();
         let captured = self.captured_totals();
         let [captured_ops, captured_bytes] = captured;
@@ -180,7 +189,7 @@ impl Source {
             connections,
             state_dir: self.options.state_dir.display().to_string(),
             warnings: self.warnings(),
-            error: None,
+            error,
         }
     }
 

@@ -46,13 +46,25 @@ fn put(
     };
     let mut metric = encoder.encode_descriptor(name, family.help, None, kind)?;
     for sample in samples {
-        let one = metric.encode_family(&sample.labels)?;
+        // The library writes values as they are.
+        let labels: Vec<(&str, String)> = sample
+            .labels
+            .iter()
+            .map(|(name, value)| (*name, escaped(value)))
+            .collect();
+        let one = metric.encode_family(&labels)?;
         match family.kind {
             FamilyKind::Counter => ConstCounter::new(sample.value).encode(one)?,
             FamilyKind::Gauge => ConstGauge::new(sample.value).encode(one)?,
         }
     }
     Ok(())
+}
+
+/// A label's value as it stands between quotes.
+fn escaped(value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    value.replace('\n', "\\n")
 }
 
 /// The text of all samples that belong to a family.

@@ -256,7 +256,7 @@ impl Replay {
                     if self.has_work(received) && self.apply_retry.is_due() {
                         break Ask::Apply(received, upto);
                     }
-                    let Some(until_ns) = self.next_deadline(received, upto) else {
+                    let Some(until_ns) = self.next_look(&board, received, upto) else {
                         self.stream.wait(&mut board);
                         continue;
                     };

@@ -136,7 +136,10 @@ impl Board {
 
     /// What the applier does.
     pub(super) fn target_state(&self) -> TargetState {
-        if self.apply_error.is_some() || self.intake_error.is_some() {
+        if self.pause == Some(Pause::Held) && self.opened {
+            // Whatever fails meanwhile: it stands.
+            TargetState::Paused
+        } else if self.apply_error.is_some() || self.intake_error.is_some() {
             TargetState::Retrying
         } else if !self.opened {
             TargetState::NotLoaded

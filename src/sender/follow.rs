@@ -186,13 +186,19 @@ fn one_session(
         next_key,
     } = greeted;
     shared.wrote(wrote);
-    if let Wish::Pause(point) = shared.wish() {
+    if let Wish::Pause(point) = shared.settled_wish().ok_or(Error::Stopped)? {
         stay_paused(shared, &point, &welcome, *jump_required)?;
     }
     let start = Start {
         next_key,
         ..choose_start(shared, &welcome, *jump_required)?
     };
+    // Who paused meanwhile has looked for a mirror that begins before the mark.
+    if let Wish::Pause(point) = shared.settled_wish().ok_or(Error::Stopped)?
+        && !keeps_still(&start, &point)
+    {
+        return Err(Error::PausedApart);
+    }
     let frames = options
         .journal
         .reader(start.after)
@@ -254,6 +260,11 @@ fn choose_start(shared: &Shared, welcome: &Welcome, required: bool) -> Result<St
     Ok(start)
 }
 
+/// Does this beginning send nothing but records up to the point?
+fn keeps_still(start: &Start, point: &PausePoint) -> bool {
+    !start.jump && start.fork.is_none() && start.after <= point.seq
+}
+
 /// Can the session begin without changing what the replica is to stay?
 fn stay_paused(
     shared: &Shared,
@@ -263,7 +274,7 @@ fn stay_paused(
 ) -> Result<(), Error> {
     let options = &shared.options;
     let goes_on = match options.line().beginning(welcome, required) {
-        Beginning::GoesOn { start, .. } => start.fork.is_none() && start.after <= point.seq,
+        Beginning::GoesOn { start, .. } => keeps_still(&start, point),
         Beginning::Mirror(_) => false,
     };
     match goes_on && point.history == options.history {

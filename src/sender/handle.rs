@@ -90,7 +90,7 @@ impl Sender {
     pub fn set_wish(&self, wish: Wish) -> Result<(), Error> {
         let options = &self.shared.options;
         let (journal, cursor) = (&options.journal, options.cursor());
-        let stored = wish.store(journal, &options.wish_fact()).and_then(|()| {
+        let stored = wish.store(options).and_then(|()| {
             let is_kept = self.shared.wish().is_kept();
             match wish.is_kept() {
                 true if !is_kept => journal.register(&cursor, journal.end()),

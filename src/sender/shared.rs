@@ -74,6 +74,8 @@ struct Inner {
     last_path: Option<String>,
     mirror: Option<MirrorProgress>,
     is_staged: bool,
+    /// The target has said how it is, to this worker.
+    is_heard: bool,
     error: Option<String>,
     stopping: bool,
     mirror_asked: bool,
@@ -100,7 +102,8 @@ impl Inner {
     fn limit(&self) -> Seq {
         match &self.wish {
             Wish::Pause(point) => point.seq,
-            Wish::Run | Wish::Disconnect { .. } | Wish::Stop => Seq(u64::MAX),
+            Wish::Run => Seq(u64::MAX),
+            Wish::Disconnect { .. } | Wish::Stop => Seq::ZERO,
         }
     }
 }
@@ -108,7 +111,7 @@ impl Inner {
 impl Shared {
     pub(super) fn new(options: SenderOptions) -> Shared {
         let inner = Inner {
-            wish: Wish::load(&options.journal, &options.wish_fact()),
+            wish: Wish::load(&options),
             ..Inner::default()
         };
         Shared {
@@ -188,6 +191,15 @@ impl Shared {
         self.publish();
     }
 
+    /// What is wanted, once it is known: while all is frozen it is about to change. `None`: the session is over.
+    pub(super) fn settled_wish(&self) -> Option<Wish> {
+        let mut inner = self.inner.lock();
+        while inner.frozen && !*self.over.borrow() {
+            self.changed.wait(&mut inner);
+        }
+        (!*self.over.borrow()).then(|| inner.wish.clone())
+    }
+
     /// Waits until a session is wanted; false when the sender stops.
     pub(super) fn await_wish(&self) -> bool {
         let mut inner = self.inner.lock();
@@ -234,7 +246,7 @@ impl Shared {
     /// A session may be tried: nothing is over yet.
     pub(super) fn arm(&self) {
         let mut inner = self.inner.lock();
-        if !inner.stopping {
+        if !inner.stopping && inner.wish.is_connected() {
             inner.end = None;
             self.over.send_replace(false);
         }
@@ -399,6 +411,7 @@ impl Shared {
         inner.error = ack.error;
         inner.mirror = ack.mirror;
         inner.is_staged = ack.is_staged;
+        inner.is_heard = true;
         if ack.last_path.is_some() {
             inner.last_path = ack.last_path;
         }
@@ -451,7 +464,7 @@ impl Shared {
             connected_since: inner.connected_since,
             sessions: inner.sessions,
             protection: inner.protection.clone(),
-            data: if unlinked && lost || !inner.wish.is_kept() {
+            data: if unlinked && lost || !inner.wish.is_kept() || inner.mirror_asked {
                 DataState::MirrorRequired
             } else {
                 inner.data
@@ -469,6 +482,7 @@ impl Shared {
             is_staged: inner.is_staged,
             error: inner.error.clone(),
             wish: inner.wish.clone(),
+            is_heard: inner.is_heard,
         };
         drop(inner);
         // After the marks, so that the end is never before them.

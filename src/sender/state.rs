@@ -66,9 +66,16 @@ pub struct SenderState {
     pub error: Option<String>,
     /// What is wanted of it.
     pub wish: Wish,
+    /// The target has said how it is, to this worker: before, what is shown of it is what was known last.
+    pub is_heard: bool,
 }
 
 impl SenderState {
+    /// Is the replica what the source was at one moment, by the target's own word?
+    pub fn is_whole(&self) -> bool {
+        self.is_heard && self.data == DataState::Ok && !self.is_staged
+    }
+
     /// Where it is paused, and whether the replica stands there, durably and as what the source was then.
     pub fn pause(&self) -> Option<(&PausePoint, bool)> {
         let Wish::Pause(point) = &self.wish else {
@@ -78,10 +85,7 @@ impl SenderState {
             applied, durable, ..
         } = self.marks;
         let is_there = applied == point.seq && durable == point.seq;
-        Some((
-            point,
-            is_there && self.data == DataState::Ok && !self.is_staged,
-        ))
+        Some((point, is_there && self.is_whole()))
     }
 
     /// The word that `status` shows for the replication as a whole.

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal::Journal;
 use crate::types::{History, MarkName, Seq, Time};
+
+use super::events::SenderOptions;
 
 /// Where a paused connection stands still.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,17 +48,35 @@ impl Wish {
         !matches!(self, Wish::Stop | Wish::Disconnect { forget: true })
     }
 
-    /// What was wished for last; what cannot be read is as nothing.
-    pub(super) fn load(journal: &Journal, key: &str) -> Wish {
-        let stored = journal.get(key).ok().flatten();
-        let wish = stored.and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
-        wish.unwrap_or_default()
+    /// What was wished for last, in this history or one that it goes on from: a state that was begun anew has
+    /// forgotten it. What cannot be read is as nothing.
+    pub(super) fn load(options: &SenderOptions) -> Wish {
+        let stored = options.journal.get(&options.wish_fact()).ok().flatten();
+        let stored = stored.and_then(|bytes| rmp_serde::from_slice::<Stored>(&bytes).ok());
+        let mut forks = options.forks.iter();
+        let is_ours = |stored: &Stored| {
+            stored.history == options.history || forks.any(|fork| fork.history == stored.history)
+        };
+        stored
+            .filter(is_ours)
+            .map_or(Wish::Run, |stored| stored.wish)
     }
 
     /// Writes it down, durably.
-    pub(super) fn store(&self, journal: &Journal, key: &str) -> Result<(), crate::journal::Error> {
+    pub(super) fn store(&self, options: &SenderOptions) -> Result<(), crate::journal::Error> {
+        let stored = Stored {
+            history: options.history,
+            wish: self.clone(),
+        };
         // Nothing in it that could not be written.
-        let bytes = rmp_serde::to_vec_named(self).unwrap_or_default();
-        journal.put(key, &bytes)
+        let bytes = rmp_serde::to_vec_named(&stored).unwrap_or_default();
+        options.journal.put(&options.wish_fact(), &bytes)
     }
+}
+
+/// A wish, and in which history it was wished.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    history: History,
+    wish: Wish,
 }

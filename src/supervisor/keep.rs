@@ -284,7 +284,24 @@ impl Supervisor {
     async fn run(&mut self) -> io::Result<u8> {
         let mut down_since = None;
         loop {
-            let end = self.run_worker(down_since).await?;
+            let worker = match self.start() {
+                Ok(worker) => worker,
+                // The system has no process or descriptor left, or the program is just being replaced: the
+                // mount must not end for that.
+                Err(error) if self.held.is_some() => {
+                    let how = format!("it could not be started: {error}");
+                    tracing::error!(%error, "no worker can be started; the mount stays, its requests wait");
+                    self.told.last_end = Some(how);
+                    down_since = down_since.or_else(|| Some(Instant::now()));
+                    if self.is_hopeless(false, false) && !self.rest().await {
+                        return Ok(2);
+                    }
+                    self.tell();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let end = self.run_worker(worker, down_since).await?;
             if end.is_over || self.held.is_none() {
                 return Ok(end
                     .status
@@ -397,8 +414,11 @@ impl Supervisor {
         Ok((child, ours))
     }
 
-    async fn run_worker(&mut self, down_since: Option<Instant>) -> io::Result<End> {
-        let (mut child, socket) = self.start()?;
+    async fn run_worker(
+        &mut self,
+        (mut child, socket): (Child, OwnedFd),
+        down_since: Option<Instant>,
+    ) -> io::Result<End> {
         self.told.worker_pid = child.id();
         self.tell();
         let socket = std::os::unix::net::UnixDatagram::from(socket);

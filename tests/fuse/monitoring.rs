@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Fixture, free_port, has_programs, is_ready, program, until};
+use crate::support::{Fixture, free_port, has_programs, is_ready, kill_worker, program, until};
 
 /// A process that is killed when the test is over.
 struct Running(Child);
@@ -221,5 +221,43 @@ fn the_bundle_for_support_has_what_helps_and_no_secret() {
             assert!(!found, "a secret is in {}", path.display());
         }
     }
+    fixture.finish();
+}
+
+#[test]
+fn what_needs_somebody_is_told_with_its_number() {
+    if !is_ready("what_needs_somebody_is_told_with_its_number") {
+        return;
+    }
+    let fixture = Fixture::started("alerts");
+    let told = |number: u16| {
+        let log = std::fs::read_to_string(fixture.state_dir().join("log/worker.log"));
+        let log = log.expect("the worker's log") + &fixture.target.log();
+        log.contains(&format!("DFS-{number} "))
+    };
+    let is_told = |number: u16| until(&format!("alert {number}"), || told(number));
+    assert!(
+        !told(101) && !told(141) && !told(211),
+        "nothing has happened yet"
+    );
+    fixture.proxy.cut();
+    is_told(101);
+    is_told(211);
+    fixture.proxy.mend();
+    is_told(102);
+    is_told(212);
+    fixture.doppelfs().args(["pause", "data"]).succeed();
+    is_told(103);
+    fixture.doppelfs().args(["resume", "data"]).succeed();
+    is_told(104);
+    fixture.doppelfs().args(["target", "pause"]).succeed();
+    is_told(221);
+    fixture.doppelfs().args(["target", "resume"]).succeed();
+    is_told(222);
+    kill_worker(fixture.set().worker_pid());
+    is_told(141);
+    until("the next worker", || {
+        fixture.find_set().is_some_and(|set| set.state() == "ok")
+    });
     fixture.finish();
 }

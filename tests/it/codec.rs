@@ -138,7 +138,7 @@ fn every_kind_has_its_number() {
         assert_eq!(Kind::from_number(kind.number()), Some(*kind));
     }
     assert_eq!(Kind::from_number(0), None);
-    assert_eq!(Kind::from_number(21), None);
+    assert_eq!(Kind::from_number(22), None);
 }
 
 #[test]

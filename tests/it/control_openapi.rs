@@ -239,7 +239,7 @@ fn sample(description: &Description, schema: &Value) -> Value {
         }
         Some("integer") => json!(60),
         Some("string") => json!("text"),
-        Some("boolean") => json!(true),
+        Some("boolean") => json!(false),
         other => panic!("no sample of {other:?}"),
     }
 }

@@ -26,6 +26,7 @@ mod applier_world;
 mod capture;
 mod capture_takeover;
 mod cli_commands;
+mod cli_help;
 mod cli_mount8;
 mod cli_render;
 mod cli_render_states;

@@ -3,7 +3,7 @@
 use tracing::{info, warn};
 
 use crate::codec::Frame;
-use crate::types::Op;
+use crate::types::{Op, Seq};
 use crate::wire::DataState;
 
 use super::super::registry::{Marked, Pause};
@@ -34,12 +34,25 @@ impl Replay {
         is_pending && self.rests && is_saved && self.save_retry.is_due()
     }
 
+    /// When something is to be done although nothing comes: the next checkpoint, or the next attempt to write
+    /// down that the replica stands.
+    pub(super) fn next_look(&self, board: &Board, received: Seq, upto: Seq) -> Option<u64> {
+        let deadline = self.next_deadline(received, upto);
+        let is_pending = matches!(board.pause, Some(Pause::Now | Pause::WhenWhole));
+        let retry = Some(self.save_retry.at_ns).filter(|at| is_pending && self.rests && *at > 0);
+        match (deadline, retry) {
+            (Some(deadline), Some(retry)) => Some(deadline.min(retry)),
+            (deadline, retry) => deadline.or(retry),
+        }
+    }
+
     /// Writes down that nothing is applied any more, whatever comes, until somebody says so.
     pub(super) fn hold(&mut self) {
         let stream = self.stream.number;
         // Somebody may have ended it meanwhile.
         match self.stream.change_pause(|pause| pause.map(|_| Pause::Held)) {
             Ok(()) => {
+                self.save_retry.succeeded();
                 let applied = self.applier.applied();
                 info!(stream, %applied, "the replica is paused");
             }
