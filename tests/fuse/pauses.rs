@@ -119,6 +119,12 @@ fn a_paused_replica_stays_at_its_moment_through_kills_and_restarts() {
         .run()
         .expect_code(2);
     again.expect_words(&["paused already", "backup-1"]);
+    // The same once more, as from a second cron: it is not taken for a pause that came to nothing.
+    let same = fixture
+        .doppelfs()
+        .args(["pause", "data", "--mark", "backup-1"]);
+    same.run().expect_code(2).expect_words(&["paused already"]);
+    stays(&fixture, "after the same command once more");
     let mirror = fixture
         .doppelfs()
         .args(["mirror", "start", "data", "--full"])
@@ -206,6 +212,21 @@ fn a_pause_waits_for_a_replica_that_is_whole() {
         b"other"
     );
     fixture.doppelfs().args(["resume", "data"]).succeed();
+    // Nor in the middle of a mirror of which the target does not know yet.
+    fixture.caught_up();
+    fixture.proxy.cut();
+    fixture
+        .doppelfs()
+        .args(["mirror", "start", "data", "--full"])
+        .succeed();
+    let not = pause().run().expect_code(2);
+    not.expect_words(&["at a point that is whole", "mirror"]);
+    assert_eq!(
+        fixture.set().0.pointer("/connections/0/pause"),
+        Some(&serde_json::Value::Null)
+    );
+    fixture.proxy.mend();
+    fixture.caught_up();
     // In need of a mirror, it is not begun at all.
     fixture.proxy.cut();
     fixture
@@ -365,6 +386,11 @@ fn a_paused_target_keeps_what_comes_and_applies_nothing() {
     };
     stays(&fixture, "at first");
     assert_eq!(fixture.connection().target_state(), "paused");
+    let told = fixture.doppelfs().arg("status").succeed().stdout;
+    assert!(
+        told.contains("paused: what comes is kept and not applied"),
+        "{told}"
+    );
     fixture.target.kill();
     fixture.target.start();
     stays(&fixture, "after a kill");

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use doppelfs::capture::{
     AttrChange, Call, Capture, Extent, ImageOutcome, NewNode, Observer, OpenMode, Options,
@@ -510,4 +511,36 @@ fn what_a_failed_call_left_behind_is_recorded() {
     let spare = bed.journal.end().0 - before.0;
     // The file is younger than a clock tick, perhaps: then one harmless record is allowed.
     assert!(spare <= 1, "{spare} records");
+}
+
+#[test]
+fn everything_is_held_for_a_moment_or_not_at_all() {
+    let bed = plain("hold");
+    let root = bed.capture.tree().root_id();
+    let soon = || Instant::now() + Duration::from_millis(50);
+    // One operation is under way for longer.
+    let busy = bed.capture.lock(&[root]);
+    let capture = Arc::clone(&bed.capture);
+    let held = std::thread::spawn(move || capture.hold_still(soon()).is_some());
+    assert!(!held.join().unwrap(), "held beside an operation");
+    drop(busy);
+    // What was taken is free again.
+    drop(bed.capture.lock(&[root]));
+    let still = bed
+        .capture
+        .hold_still(soon())
+        .expect("nothing is under way");
+    let capture = Arc::clone(&bed.capture);
+    let (done, is_done) = std::sync::mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        drop(capture.lock(&[root]));
+        done.send(()).unwrap();
+    });
+    let early = is_done.recv_timeout(Duration::from_millis(100));
+    assert!(early.is_err(), "an operation began beside a hold");
+    drop(still);
+    is_done
+        .recv_timeout(Duration::from_secs(20))
+        .expect("it goes on");
+    writer.join().unwrap();
 }
