@@ -38,7 +38,7 @@ const FLOORS: [(&str, u8); 28] = [
 ];
 
 /// Packages that only these rooms may name.
-const OWNERS: [(&str, &[&str]); 24] = [
+const OWNERS: [(&str, &[&str]); 25] = [
     ("prometheus_client", &["metrics"]),
     ("tar", &["cli"]),
     ("flate2", &["cli"]),
@@ -46,6 +46,7 @@ const OWNERS: [(&str, &[&str]); 24] = [
     ("fuser", &["fuse"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("axum", &["control", "cli"]),
     ("hyper", &["control", "cli"]),
     ("hyper_util", &["control", "cli"]),

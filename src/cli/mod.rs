@@ -7,7 +7,7 @@
 //! room stands beside the daemon, not above it.
 //!
 //! # Invariants
-//! * One table of commands makes help, completions and parsing. Every long flag of `mount` is also
+//! * One table of commands makes help, completions, manual pages and parsing. Every long flag of `mount` is also
 //!   a key of `-o`.
 //! * `status`, `stats`, `queue` and `wait` ask workers over their sockets and never touch a mount,
 //!   except the flush of `wait`, which a thread does that is left behind when it hangs.
@@ -20,10 +20,12 @@ mod act_args;
 mod alerts;
 mod args;
 mod args_look;
+mod args_peers;
 mod compare;
 mod config;
 mod diag;
 mod log;
+mod manual;
 mod metrics;
 mod mount;
 mod options_file;

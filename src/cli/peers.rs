@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::args::{InviteArgs, PairArgs, PeersVerb, TermsArgs};
+use super::args_peers::{InviteArgs, PairArgs, PeersVerb, TermsArgs};
 use super::run::{Outcome, unexpected};
 use crate::config::{parse_bytes, parse_duration, parse_switch};
 use crate::control::{

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::act_args::{MetricsVerb, ReplicationVerb};
-use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command};
+use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command, shown_commands};
 use super::compare::Depth;
 use super::spec::ConfigDir;
 use super::{
-    alerts, compare, config, diag, metrics, mount, pauses, peers, queue, restart, set, show, stats,
-    target, top, umount, wait,
+    alerts, compare, config, diag, manual, metrics, mount, pauses, peers, queue, restart, set,
+    show, stats, target, top, umount, wait,
 };
 use crate::config::MountOptions;
 use crate::config::Place;
@@ -299,10 +299,11 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
         Verb::Alerts { json, catalog } => alerts::list(json, catalog),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command(), "doppelfs", &mut script);
+            clap_complete::generate(shell, &mut shown_commands(), "doppelfs", &mut script);
             std::io::stdout().write_all(&script)?;
             Ok(Outcome::Yes)
         }
+        Verb::Manual { dir } => manual::write_pages(&dir),
         other => Err(planned(&other)),
     }
 }
@@ -338,7 +339,8 @@ fn planned(verb: &Verb) -> anyhow::Error {
         | Verb::Mirror(_)
         | Verb::Compare { .. }
         | Verb::Restart { .. }
-        | Verb::Completions { .. } => ("", ""),
+        | Verb::Completions { .. }
+        | Verb::Manual { .. } => ("", ""),
     };
     not_built(name, instead)
 }

@@ -138,6 +138,19 @@ fn fstab_works(test: &str) {
     machine.tool("umount").arg(&data).succeed();
 }
 
+/// By itself umount(8) would not wait for the worker: statfs(2) does not tell it whose mount it is. Of options such as
+/// `_netdev` it keeps a note, and looks closer then; here there are none.
+fn umount_finds_the_helper(test: &str) {
+    let machine = Machine::new(test);
+    machine.write("fstab", "data @/data doppelfs defaults 0 0\n");
+    let data = machine.path("data");
+    for _ in 0..3 {
+        machine.mount(&["data"]).succeed();
+        let said = machine.tool("umount").arg("-v").arg(&data).succeed();
+        assert!(said.stdout.contains("umount.doppelfs: "), "{said:?}");
+    }
+}
+
 fn mistakes_are_told(test: &str) {
     let machine = Machine::new(test);
     let data = machine.path("data").display().to_string();
@@ -202,5 +215,13 @@ fn mistakes_in_fstab_are_told_with_the_codes_of_mount() {
     let test = "mistakes_in_fstab_are_told_with_the_codes_of_mount";
     if is_ready(test) && has_programs(test, &["mount"]) {
         isolated(module_path!(), test, mistakes_are_told);
+    }
+}
+
+#[test]
+fn umount8_finds_our_helper_without_options_of_its_own() {
+    let test = "umount8_finds_our_helper_without_options_of_its_own";
+    if is_ready(test) && has_programs(test, &["mount", "umount", "findmnt"]) {
+        isolated(module_path!(), test, umount_finds_the_helper);
     }
 }

@@ -27,6 +27,7 @@ mod capture;
 mod capture_takeover;
 mod cli_commands;
 mod cli_help;
+mod cli_manual;
 mod cli_mount8;
 mod cli_render;
 mod cli_render_states;
@@ -68,6 +69,7 @@ mod metrics;
 mod mirror_asks;
 #[path = "../support/openapi.rs"]
 mod openapi;
+mod packaging;
 mod passthrough;
 mod receiver_door;
 mod receiver_keys;
