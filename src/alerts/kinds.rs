@@ -112,8 +112,8 @@ kinds! {
         "Operations were done and could not be recorded: the files that they concern are sent again.",
         "The text says why, most often the queue's disk. Make room or repair it.";
     141 WorkerRestarted "worker-restarted" Warning,
-        "The worker of a set died, and another one took over; programs waited for a moment.",
-        "Look into log/worker.log in the set's state directory for the reason, and report it.";
+        "Another worker took over a set, and programs waited for a moment: the last one died or was killed, or somebody ran `doppelfs restart`.",
+        "If nobody did, look into log/worker.log in the set's state directory for the reason, and report it.";
     142 SupervisorLost "supervisor-lost" Error,
         "The supervisor of a set has died: should the worker die too, the mount ends with it.",
         "Unmount the set and mount it again at a quiet moment.";

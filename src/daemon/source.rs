@@ -234,9 +234,13 @@ pub(super) fn serve(
         source: source.clone(),
     });
     let server = control::Server::start(&options.run_dir, &service, answers, runtime.handle())?;
-    if crashed {
+    if restarts > 0 {
+        let how = match crashed {
+            true => "the last one died",
+            false => "the last one was replaced or killed",
+        };
         let text = format!(
-            "process {} serves now; restart {restarts}",
+            "{how}; process {} serves now; restart {restarts}",
             std::process::id()
         );
         alerts.raise(Alert::new(

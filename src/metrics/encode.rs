@@ -12,7 +12,7 @@ use crate::stats::Sample;
 use super::families::{FAMILIES, Family, FamilyKind};
 
 /// What the text is, for HTTP.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The library adds it to counters by itself.
 const COUNTER_SUFFIX: &str = "_total";
@@ -74,5 +74,22 @@ pub fn encode(samples: Vec<Sample>) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
-    text
+    as_prometheus(&text)
+}
+
+/// The library speaks OpenMetrics, whose descriptions of counters lack the suffix, and which marks its end.
+/// Prometheus' own text format is read by more.
+fn as_prometheus(text: &str) -> String {
+    let lines = text.lines().filter(|line| *line != "# EOF").map(|line| {
+        let described = FAMILIES.iter().find_map(|family| {
+            let bare = family.name.strip_suffix(COUNTER_SUFFIX)?;
+            let rest = ["# HELP ", "# TYPE "].iter().find_map(|word| {
+                let rest = line.strip_prefix(word)?.strip_prefix(bare)?;
+                rest.starts_with(' ').then_some((word, rest))
+            });
+            rest.map(|(word, rest)| format!("{word}{}{rest}", family.name))
+        });
+        described.unwrap_or_else(|| line.to_owned()) + "\n"
+    });
+    lines.collect()
 }

@@ -1,4 +1,4 @@
-//! Numbers for monitoring systems, as text that Prometheus scrapes (OpenMetrics 1.0).
+//! Numbers for monitoring systems, as text that Prometheus scrapes (its text format, 0.0.4).
 //!
 //! # Contract
 //! [`encode`] makes the text of what the sets and targets of this host said of themselves; it asks nobody. Names

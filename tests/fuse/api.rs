@@ -40,7 +40,7 @@ fn real_workers_answer_as_described() {
     let kind = |kind: &str| format!("{{\"kind\":\"{kind}\"}}");
     let (full, difference) = (kind("full"), kind("difference"));
     // What revokes or ends is asked of the one that refuses it.
-    let questions: [(&Path, &str, &str, &str, u16); 30] = [
+    let questions: [(&Path, &str, &str, &str, u16); 32] = [
         (&set, "GET /v1/status", "", none, 200),
         (&set, "GET /v1/wait", "?timeout_ms=60000", none, 200),
         (&set, "GET /v1/operations", "?count=5", none, 200),
@@ -58,6 +58,14 @@ fn real_workers_answer_as_described() {
         (&set, "POST /v1/replication/start", "", none, 200),
         (&set, "POST /v1/mirror", "", &full, 200),
         (&set, "POST /v1/mirror", "", &difference, 409),
+        (
+            &set,
+            "POST /v1/operations/find",
+            "",
+            "{\"follow\":false,\"count\":5,\"filter\":{\"ops\":[\"write\"]}}",
+            200,
+        ),
+        (&set, "POST /v1/operations/find", "", "{}", 400),
         (&set, "POST /v1/umount/prepare", "", none, 200),
         (&set, "POST /v1/umount/abandon", "", none, 200),
         (&set, "POST /v1/stop", "", none, 409),

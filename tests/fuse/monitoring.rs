@@ -56,7 +56,7 @@ fn a_real_prometheus_scrapes_source_and_target() {
     let _exporter = exporter(&fixture, port);
     let text = get(port, "/metrics").expect("an answer");
     assert!(
-        text.starts_with("HTTP/1.1 200") && text.contains("openmetrics-text"),
+        text.starts_with("HTTP/1.1 200") && text.contains("text/plain; version=0.0.4"),
         "{text}"
     );
     assert!(

@@ -6,8 +6,8 @@ use crate::cli_scratch::{Scratch, Talker, doppelfs, runtime, serve, set};
 use crate::openapi::{LINES, ONE_VALUE, ask, request_text, say};
 use doppelfs::control::status::SetStatus;
 use doppelfs::control::{
-    Answer, Client, Error, Groups, Handler, Items, MirrorKind, QueueLine, ROUTES, Refusal,
-    RefusalCode, Request, Server, Service, Terms, TermsChange, encode_request,
+    Answer, Client, Error, Groups, Handler, Items, MirrorKind, QueueFilter, QueueLine, ROUTES,
+    Refusal, RefusalCode, Request, Server, Service, Terms, TermsChange, encode_request,
 };
 use doppelfs::types::MarkName;
 use std::io::{Read, Write};
@@ -43,6 +43,14 @@ fn requests() -> Vec<Request> {
         Request::QueueTail {
             follow: true,
             count: u64::MAX,
+        },
+        Request::QueueFind {
+            follow: false,
+            count: 3,
+            filter: QueueFilter {
+                paths: vec!["mail/**".to_owned()],
+                ..QueueFilter::default()
+            },
         },
         Request::QueueShow,
         Request::Stats,
