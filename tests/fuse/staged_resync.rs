@@ -74,8 +74,10 @@ fn wait_for_half(fixture: &Fixture, programs: impl Fn()) {
             stream.is_staged() && received > applied + FILES
         })
     });
-    let set = fixture.set();
-    assert_eq!(set.state(), "synchronising", "{set:?}");
+    // The source hears of it a moment later.
+    until("the source to say so", || {
+        fixture.set().state() == "synchronising"
+    });
 }
 
 #[test]
