@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 use crate::sys;
 use crate::types::{FileId, Time};
 
-use super::marks::{HEADER_BYTES, MARK_BYTES, encode_header, encode_mark, epochs, read_epoch};
+use super::marks::{HEADER_BYTES, MARK_BYTES, Own, encode_header, encode_mark, epochs, read_epoch};
 
 /// Room is made for so many marks at once: a write into room that is there needs no metadata.
 const MARKS_MADE: u64 = 4096;
@@ -485,7 +485,7 @@ fn make_file(dir: &Path, epoch: u64, instance: u128, since_ns: u64) -> io::Resul
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600);
     let made = file.open(&unfinished).and_then(|file| {
-        let own = file.metadata()?.ino();
+        let own = Own::of(&file.metadata()?);
         let mut bytes = encode_header(epoch, since_ns, instance, own).to_vec();
         bytes.resize(HEADER_BYTES + MARK_BYTES * MARKS_MADE as usize, 0);
         write_all(&file, &bytes, 0)?;

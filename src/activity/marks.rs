@@ -8,16 +8,20 @@
 //!  16  u64      since: realtime when it was made, or from when on changes were still to be looked for
 //!  24  u128     instance of the source's state
 //!  40  u64      inode number of this file: a copy is not it
-//!  48  12 bytes 0
+//!  48  u64      when this file was made, in nanoseconds since 1970, 0 where the file system does not tell: a copy may
+//!               have got the number of a file that is gone
+//!  56  4 bytes  0
 //!  60  u32      crc32c of bytes 0..60
 //!  64  32 bytes a mark: u64 ino, u64 generation, u64 epoch, u16 root, u16 1 (0: everything), u32 crc32c
 //! ```
 //! Marks of one epoch stand without a hole. What follows the first that is none was never acknowledged;
 //! a valid one behind it, however, shows damage, and damage puts everything in doubt.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use crate::types::{FileId, Generation, Ino, RootId};
 
@@ -79,9 +83,28 @@ fn read_all(dir: &Path, instance: u128) -> io::Result<Survived> {
     })
 }
 
+/// Which file it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Own {
+    ino: u64,
+    made_ns: u64,
+}
+
+impl Own {
+    pub(super) fn of(metadata: &Metadata) -> Own {
+        let made = metadata.created().ok();
+        let made = made.and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+        let made_ns = made.and_then(|made| u64::try_from(made.as_nanos()).ok());
+        Own {
+            ino: metadata.ino(),
+            made_ns: made_ns.unwrap_or(0),
+        }
+    }
+}
+
 /// One file; `None`: damaged, or a copy.
 pub(super) fn read_epoch(path: &Path, epoch: u64, instance: u128) -> io::Result<Option<Marks>> {
-    let own = std::fs::metadata(path)?.ino();
+    let own = Own::of(&std::fs::metadata(path)?);
     let bytes = std::fs::read(path)?;
     let Some(since_ns) = decode_header(&bytes, epoch, instance, own) else {
         return Ok(None);
@@ -119,20 +142,21 @@ pub(super) fn encode_header(
     epoch: u64,
     since_ns: u64,
     instance: u128,
-    own: u64,
+    own: Own,
 ) -> [u8; HEADER_BYTES] {
     let mut bytes = [0u8; HEADER_BYTES];
     bytes[..4].copy_from_slice(MAGIC);
     bytes[8..16].copy_from_slice(&epoch.to_le_bytes());
     bytes[16..24].copy_from_slice(&since_ns.to_le_bytes());
     bytes[24..40].copy_from_slice(&instance.to_le_bytes());
-    bytes[40..48].copy_from_slice(&own.to_le_bytes());
+    bytes[40..48].copy_from_slice(&own.ino.to_le_bytes());
+    bytes[48..56].copy_from_slice(&own.made_ns.to_le_bytes());
     let crc = crc32c::crc32c(&bytes[..60]);
     bytes[60..].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-fn decode_header(bytes: &[u8], epoch: u64, instance: u128, own: u64) -> Option<u64> {
+fn decode_header(bytes: &[u8], epoch: u64, instance: u128, own: Own) -> Option<u64> {
     let bytes = bytes.first_chunk::<HEADER_BYTES>()?;
     let since_ns = u64::from_le_bytes(*bytes[16..].first_chunk()?);
     (*bytes == encode_header(epoch, since_ns, instance, own)).then_some(since_ns)

@@ -23,6 +23,17 @@ struct Stopped(Pid);
 impl Stopped {
     fn new(process: u64) -> Stopped {
         kill(pid(process), Signal::SIGSTOP).expect("stop a process");
+        // Each of its threads takes notice for itself.
+        let tasks = format!("/proc/{process}/task");
+        until("all of its threads to stand", || {
+            let tasks = std::fs::read_dir(&tasks).expect("its threads").flatten();
+            let mut states = tasks.map(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit_once(") ")
+                    .is_some_and(|(_, rest)| rest.starts_with('T'))
+            });
+            states.all(|stands| stands)
+        });
         Stopped(pid(process))
     }
 }
