@@ -87,10 +87,11 @@
 //! source's; a position and a list of wanted identities is all that one tells the other.
 
 pub mod activity;
-pub mod alerts;
-pub mod applier;
 // The fuzzer is built without rooms that take no bytes from outside but by way of others: half of the time
 // that it takes to compile.
+#[cfg(not(fuzzing))]
+pub mod alerts;
+pub mod applier;
 #[cfg(not(fuzzing))]
 pub mod capture;
 #[cfg(not(fuzzing))]
@@ -110,6 +111,7 @@ pub mod keys;
 pub mod live;
 #[cfg(not(fuzzing))]
 pub mod metrics;
+#[cfg(not(fuzzing))]
 pub mod mirror;
 #[cfg(not(fuzzing))]
 pub mod passthrough;
