@@ -11,8 +11,12 @@ from pathlib import Path
 import files
 import machine
 import report
+from doppelfs import Doppelfs
+from lag import Lag
 from processes import BenchError, end_all_children, isolate
+from replication import Replication
 from results import Results
+from scale import Scale
 from scratch import Scratch
 from systems import all_systems
 from tools import build_passthrough_hp, have_tools
@@ -79,6 +83,13 @@ def measure(given: argparse.Namespace, scratch: Scratch, results: Results, hp: P
     if "files" in given.parts:
         systems = [s for s in all_systems(tools, scratch) if not wanted or s.name in wanted or s.name == "native"]
         files.run_files(all_groups(material), systems, scratch, results, rounds, only)
+    program = Doppelfs(binary, scratch)
+    if "replication" in given.parts:
+        Replication(program, material, scratch, results).run(rounds, only)
+    if "lag" in given.parts:
+        Lag(program, material, scratch, results).run(rounds)
+    if "scale" in given.parts:
+        Scale(program, material, scratch, results).run(only)
 
 
 def main() -> int:

@@ -34,7 +34,10 @@ FUSE_VERSION = """#pragma once
 #define FUSE_RC_VERSION ""
 """
 
-LIBRARY = "fuse fuse_loop fuse_loop_mt fuse_lowlevel fuse_opt fuse_signals buffer helper mount_util fuse_log compat util mount modules/subdir"
+LIBRARY = (
+    "fuse fuse_loop fuse_loop_mt fuse_lowlevel fuse_opt fuse_signals buffer cuse_lowlevel helper modules/subdir"
+    " mount_util fuse_log compat util mount"
+)
 
 
 def have_tools(binary: Path, uncaptured: Path | None, hp: Path | str, scratch: Scratch) -> Tools:
