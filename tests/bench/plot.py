@@ -77,6 +77,7 @@ def lines(
         colour = COLOURS[number % len(COLOURS)]
         path_points = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in sorted(line))
         parts.append(f'<polyline points="{path_points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<rect x="{10 + number % 5 * 175}" y="{28 + number // 5 * 12}" width="10" height="10" fill="{colour}"/>')
-        parts.append(_text(24 + number % 5 * 175, 37 + number // 5 * 12, name))
+        x, y = 10 + number % 5 * 175, 28 + number // 5 * 12
+        parts.append(f'<rect x="{x}" y="{y}" width="10" height="10" fill="{colour}"/>')
+        parts.append(_text(x + 14, y + 9, name))
     path.write_text(_page(width, height, parts))

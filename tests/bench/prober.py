@@ -3,8 +3,8 @@
     prober.py write FILE PER_SECOND SECONDS      appends lines of 32 bytes: number, monotonic nanoseconds
     prober.py watch FILE SECONDS POLL            prints JSON: the lag in ms of each line, when it is first seen
 
-`watch` ends when it has seen nothing new for so many SECONDS after the line that says "end". The file is opened again at
-each look, for a replica may put another in its place.
+`watch` ends with the last line, which has the number -1, and fails when nothing new has come for so many SECONDS. The
+file is opened again at each look, for a replica may put another in its place.
 """
 
 from __future__ import annotations

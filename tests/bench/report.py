@@ -67,7 +67,7 @@ def _ratios(results: Results) -> str:
         return f"**{statistics.median(found):.2f}** ({min(found):.2f}..{max(found):.2f})"
 
     rows = [[title, *[cell(name, system) for system in systems]] for name, title, _ in results.names("files")]
-    note = "Speed against native in the same round: 1 is as fast, 0.5 half as fast. Median (lowest..highest) of rounds."
+    note = "Speed against native in the same round: 1 is as fast, 0.5 half as fast. Median (lowest..highest)."
     return f"## Files: speed against native\n\n{note}\n\n" + table(["workload", *systems], rows)
 
 
@@ -88,8 +88,8 @@ def _daemons(results: Results) -> str:
             if any("catch_up_seconds" in sample.more for sample in samples):
                 rows.append([title, system, *_of_daemons(samples)])
     head = ["workload", "system", "catch-up s", "worker CPU s", "worker MiB", "target CPU s", "target MiB"]
-    note = "Catch-up: from the end of the load until all of it is durable on the target. CPU and highest resident memory"
-    note += " from the begin of the load until then. Medians; memory: the highest of all rounds."
+    note = "Catch-up: from the end of the load until all of it is durable on the target. CPU and highest memory from"
+    note += " the begin of the load until then. Medians; memory: the highest of all rounds."
     return f"## Memory and CPU of both daemons under each load\n\n{note}\n\n" + table(head, rows)
 
 
@@ -130,7 +130,8 @@ def _scale(results: Results, out: Path) -> str:
             continue
         series: dict[str, dict[float, list[float]]] = {}
         for sample in chosen:
-            series.setdefault(f"{sample.name} {sample.system}", {}).setdefault(sample.more["x"], []).append(sample.value)
+            line = series.setdefault(f"{sample.name} {sample.system}", {})
+            line.setdefault(sample.more["x"], []).append(sample.value)
         medians = {name: [(x, statistics.median(v)) for x, v in line.items()] for name, line in series.items()}
         plot.lines(out / f"scale-{kind}.svg", title, x_title, "microseconds", medians)
         xs = sorted({x for line in series.values() for x in line})

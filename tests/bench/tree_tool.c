@@ -48,8 +48,8 @@ static void seed_random(uint64_t seed) {
     random_state = seed * 0x9e3779b97f4a7c15ULL + 1;
 }
 
-static void fill_block(void) {
-    for (size_t at = 0; at < sizeof block; at += sizeof(uint64_t)) {
+static void fill_block(size_t size) {
+    for (size_t at = 0; at < size; at += sizeof(uint64_t)) {
         uint64_t word = next_random();
         memcpy(block + at, &word, sizeof word);
     }
@@ -78,8 +78,9 @@ static void make(const char *dir, long count, size_t size, long per_dir) {
         name_of(path, sizeof path, dir, number, per_dir);
         int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0644);
         if (fd < 0) fail(path);
-        /* No two files alike, so that nothing compresses away. */
-        if (size > 0) write_all(fd, block + (number * 61) % (long)(sizeof block - size), size);
+        /* Fresh bytes for each, so that nothing compresses away. */
+        fill_block(size);
+        if (size > 0) write_all(fd, block, size);
         close(fd);
     }
 }
@@ -124,7 +125,7 @@ static void append(const char *file, long count, size_t size) {
     int fd = open(file, O_WRONLY | O_CREAT | O_APPEND, 0644);
     if (fd < 0) fail(file);
     for (long number = 0; number < count; number++)
-        write_all(fd, block + (number * 61) % (long)(sizeof block - size), size);
+        write_all(fd, block + next_random() % (sizeof block - size), size);
     close(fd);
 }
 
@@ -177,7 +178,7 @@ int main(int argc, char **argv) {
     long number[4] = {0};
     for (int at = 3; at < argc && at < 7; at++) number[at - 3] = atol(argv[at]);
     seed_random(7);
-    fill_block();
+    fill_block(sizeof block);
     double began = now();
     if (strcmp(what, "make") == 0 && argc == 6) make(argv[2], number[0], (size_t)number[1], number[2]);
     else if (strcmp(what, "unlink") == 0 && argc == 5) unlink_all(argv[2], number[0], number[1]);

@@ -191,8 +191,8 @@ def groups(material: Material) -> list[Group]:
     git, cargo, postgres = Git(material), Cargo(material), Postgres(material)
     insert = "SQLite, one insert per transaction"
     sqlite = [
-        Workload("sqlite-delete", f"{insert}, rollback journal", "inserts/s", "higher", sqlite_rate(material, "delete")),
-        Workload("sqlite-wal", f"{insert}, WAL", "inserts/s", "higher", sqlite_rate(material, "wal")),
+        Workload(f"sqlite-{mode}", f"{insert}, {title}", "inserts/s", "higher", sqlite_rate(material, mode))
+        for mode, title in (("delete", "rollback journal"), ("wal", "WAL"))
     ]
     seconds = material.sizes.program_seconds
     return [
