@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--uncaptured", type=Path, help="PROGRAM DIR MOUNTPOINT: the mount without capture")
     parser.add_argument("--passthrough-hp", type=Path, help="a build of libfuse's example; else it is built")
     parser.add_argument("--rounds", type=int, default=None, help="how often everything is measured (3)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: does it work?")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round, no slow programs: does it work?")
     parser.add_argument("--only", default="", metavar="NAME,...", help="workloads, groups or cases")
     parser.add_argument("--systems", default="", metavar="NAME,...", help="only these; native is always there")
     parser.add_argument("--out", type=Path, default=Path("target/bench"), help="where results go")
@@ -82,7 +82,8 @@ def measure(given: argparse.Namespace, scratch: Scratch, results: Results, hp: P
     results.machine |= machine.facts(binary, given.scratch) | {"rounds": rounds, "sizes": vars(material.sizes)}
     if "files" in given.parts:
         systems = [s for s in all_systems(tools, scratch) if not wanted or s.name in wanted or s.name == "native"]
-        files.run_files(all_groups(material), systems, scratch, results, rounds, only)
+        groups = [g for g in all_groups(material) if only or not (given.quick and g.slow)]
+        files.run_files(groups, systems, scratch, results, rounds, only)
     program = Doppelfs(binary, scratch)
     if "replication" in given.parts:
         Replication(program, material, scratch, results).run(rounds, only)

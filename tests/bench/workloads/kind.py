@@ -39,7 +39,7 @@ class Sizes:
 def quick_sizes() -> Sizes:
     """So little that everything runs in a minute or two; the numbers say nothing."""
     return Sizes(
-        seconds=0.5,
+        seconds=0.3,
         file_mib=32,
         untar_files=600,
         untar_mib=3,
@@ -99,5 +99,7 @@ class Group:
     """Makes files below, before the directory is served."""
     lack: Callable[[], str | None] = lambda: None
     """Why it cannot be measured here."""
+    slow: bool = False
+    """Left out of a smoke test, unless it is named."""
     shared: Callable[[], Path] | None = None
     """Instead of a fresh directory, one that all systems read; made at the first call."""

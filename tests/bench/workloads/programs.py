@@ -208,16 +208,19 @@ def groups(material: Material) -> list[Group]:
             [Workload("cargo-build", f"cargo build, {cargo.crates + 1} crates", "s", "lower", cargo.build)],
             cargo.prepare,
             _lacks("cargo"),
+            slow=True,
         ),
         Group(
             "dbench",
             [Workload("dbench", f"dbench, 2 clients, {seconds} s", "MB/s", "higher", dbench(material))],
             lack=_lacks("dbench"),
+            slow=True,
         ),
         Group(
             "pgbench",
             [Workload("pgbench", f"pgbench, 2 clients, {seconds} s", "transactions/s", "higher", postgres.measure)],
             postgres.prepare,
             postgres.lack,
+            slow=True,
         ),
     ]
