@@ -134,9 +134,10 @@ impl Drop for Underway<'_> {
         let mut state = self.activity.state.lock();
         let count = &mut state.under_way[(self.epoch & 1) as usize];
         *count -= 1;
-        let is_last = *count == 0;
+        // Only the end of an epoch that is over is waited for.
+        let is_awaited = *count == 0 && self.epoch != state.epoch;
         drop(state);
-        if is_last {
+        if is_awaited {
             self.activity.changed.notify_all();
         }
     }
