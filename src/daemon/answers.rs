@@ -169,7 +169,7 @@ fn missing(source: &Source, seq: Seq) -> Option<String> {
 /// more, since what is found then is said in the stream behind what was captured meanwhile.
 fn goal(source: &Source) -> Option<Seq> {
     let open = source.capture.is_checking() || source.capture.has_open_gap();
-    (!open).then(|| source.journal.end())
+    (!open).then(|| source.journal.settled_end())
 }
 
 async fn wait(source: &Source, timeout_ms: Option<u64>) -> Reply {
@@ -179,7 +179,7 @@ async fn wait(source: &Source, timeout_ms: Option<u64>) -> Reply {
         loop {
             changes.mark_unchanged();
             seq = seq.or_else(|| goal(source));
-            let reason = missing(source, seq.unwrap_or_else(|| source.journal.end()))?;
+            let reason = missing(source, seq.unwrap_or_else(|| source.journal.settled_end()))?;
             if source.senders.lock().is_empty() {
                 return Some(reason);
             }

@@ -33,7 +33,20 @@ impl Journal {
     /// When the draft says that more of its operation follows: groups go to
     /// [`Journal::append_group`].
     pub fn append(&self, draft: &Draft<'_>) -> Result<Seq, Error> {
-        self.append_group(std::slice::from_ref(draft))
+        self.append_after(draft, || {})
+    }
+
+    /// As [`Journal::append`]; `first` is called before, when nothing can come before the record any more: what
+    /// others record because of it gets a later place. Under the lock of the end, so it waits for nothing. It may
+    /// have been called when there is an error.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    ///
+    /// # Panics
+    /// As [`Journal::append`].
+    pub fn append_after(&self, draft: &Draft<'_>, first: impl FnOnce()) -> Result<Seq, Error> {
+        self.append_drafts(std::slice::from_ref(draft), first)
     }
 
     /// Appends the frames of one operation: all of them or none. Returns the last one's position.
@@ -44,11 +57,16 @@ impl Journal {
     /// # Panics
     /// When there is no draft, or not all but the last say that more follows.
     pub fn append_group(&self, drafts: &[Draft<'_>]) -> Result<Seq, Error> {
+        self.append_drafts(drafts, || {})
+    }
+
+    fn append_drafts(&self, drafts: &[Draft<'_>], first: impl FnOnce()) -> Result<Seq, Error> {
         assert!(!drafts.is_empty(), "a group has frames");
         let core = &*self.core;
         core.check_poison()?;
         let bytes: usize = drafts.iter().map(Draft::frame_len).sum();
         let mut tail = core.tail.lock();
+        first();
         core.drop_open_group(&mut tail)?;
         let last = tail.at.seq;
         let seq = Seq(last.0 + drafts.len() as u64);
@@ -62,6 +80,7 @@ impl Journal {
             });
         }
         core.make_room(&mut tail, bytes as u64)?;
+        core.zero_ahead(&mut tail, bytes as u64);
         let start = tail.at;
         let mut first_time_ns = 0;
         for (index, draft) in drafts.iter().enumerate() {
@@ -117,6 +136,7 @@ impl Journal {
         }
         let bytes = frame.bytes().len() as u64;
         core.make_room(&mut tail, bytes)?;
+        core.zero_ahead(&mut tail, bytes);
         let before = tail.at;
         let after = Point {
             offset: before.offset + bytes,
@@ -155,7 +175,12 @@ pub(super) fn head_crc(frame: &[u8]) -> u32 {
 
 impl Core {
     fn write(&self, tail: &mut Tail, slices: &[IoSlice<'_>], after: Point) -> Result<(), Error> {
-        match sys::pwritev_all(tail.file.as_fd(), slices, tail.at.offset) {
+        let write = || sys::pwritev_all(tail.file.as_fd(), slices, tail.at.offset);
+        let written = match write() {
+            Err(error) if is_full(&error) && self.bury() => write(),
+            written => written,
+        };
+        match written {
             Ok(()) => {
                 tail.at = after;
                 Ok(())
@@ -199,6 +224,7 @@ impl Core {
     fn take_back(&self, tail: &mut Tail, to: Point) {
         tail.at = to;
         let Err(error) = sys::ftruncate(tail.file.as_fd(), to.offset) else {
+            tail.zeroed_to = 0;
             return;
         };
         let path = tail.segment.path.display();
@@ -249,7 +275,11 @@ impl Core {
     }
 
     fn free_budget(&self, bytes: u64) -> Result<u64, Error> {
-        let free = free_bytes(&self.seg_dir)?;
+        let needed = self.options.free_bytes_min + bytes + HEADER_BYTES;
+        let mut free = free_bytes(&self.seg_dir)?;
+        if free < needed && self.bury() {
+            free = free_bytes(&self.seg_dir)?;
+        }
         let spare = free.saturating_sub(self.options.free_bytes_min);
         if spare < bytes + HEADER_BYTES {
             // The limit is no emergency: the ballast stays.
@@ -269,7 +299,7 @@ impl Core {
     }
 
     /// A journal with a small share changes segments sooner, so that trimming can keep it there.
-    fn segment_bytes(&self) -> u64 {
+    pub(super) fn segment_bytes(&self) -> u64 {
         let share = self.options.disk_bytes_max.map_or(u64::MAX, |max| max / 4);
         let bytes = self.options.segment_bytes.min(share);
         bytes.max(SEGMENT_BYTES_MIN)
@@ -285,6 +315,7 @@ impl Core {
         if end.records == 0 {
             return Ok(());
         }
+        self.cut_zeroes(tail);
         let old = Arc::clone(&tail.segment);
         let header = Header {
             first: end.seq.next(),
@@ -328,6 +359,7 @@ impl Core {
         self.note_segment(&new);
         self.active_bytes.store(start.offset, Ordering::Relaxed);
         tail.at = start;
+        tail.zeroed_to = 0;
         tail.segment = new;
         tail.file = file;
         Ok(())

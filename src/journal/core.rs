@@ -94,6 +94,12 @@ pub struct Journal {
     _owner: Owner,
 }
 
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.core.cut_zeroes(&mut self.core.tail.lock());
+    }
+}
+
 /// What the journal, its readers and the index thread share.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -124,6 +130,9 @@ pub(super) struct Core {
     pub(super) sealed_bytes: AtomicU64,
     pub(super) poison: OnceLock<String>,
     pub(super) bell: Bell,
+    /// Files of trimmed segments: unlinked, and their pages still to be dropped, for which those who append need
+    /// not wait. Rank: leaf; no I/O under it.
+    pub(super) graves: Mutex<Vec<Arc<File>>>,
 }
 
 /// Where the next frame goes.
@@ -135,6 +144,8 @@ pub(super) struct Tail {
     pub(super) at: Point,
     /// May be appended before the next look at the disk's free space.
     pub(super) free_budget: u64,
+    /// Where the zeroes end that were written ahead; nothing where there are none.
+    pub(super) zeroed_to: u64,
 }
 
 /// Wakes who waits for records; costs nothing while nobody does.
@@ -259,6 +270,7 @@ impl Chores for Housekeeping {
         for (name, seq) in core.cursors.all() {
             index.set(cursor_key(&name), cursor_value(generation, seq));
         }
+        core.bury();
     }
 
     fn tick(&mut self, _index: &Index) {
@@ -295,6 +307,13 @@ impl Journal {
     /// The last record appended. An unfinished group does not count.
     pub fn end(&self) -> Seq {
         self.core.end()
+    }
+
+    /// As [`Journal::end`], with what is being appended: whatever a program knows to be done is included, also
+    /// where it was answered before its record was whole ([`Journal::append_after`]).
+    pub fn settled_end(&self) -> Seq {
+        drop(self.core.tail.lock());
+        self.end()
     }
 
     /// Bytes of all frames ever appended; on this scale lags are measured.

@@ -46,7 +46,8 @@
 //!   56  40 bytes  the boot (23 hexadecimal digits of its id), ".", the mount (16)
 //!   96            zeroes
 //! 4092  u32       crc32c of bytes 0..4092
-//! 4096            frames as in [`crate::codec`], back to back
+//! 4096            frames as in [`crate::codec`], back to back; behind the last one of the segment
+//!                 that is written to, zeroes
 //! ```
 //!
 //! # Assumptions
@@ -69,6 +70,7 @@
 //! log of segments loses nothing and returns space by unlink. So sled keeps what is small and can be
 //! made anew: deleting `index/` costs nothing but the next start's look at the segments' headers.
 
+mod ahead;
 mod append;
 mod core;
 mod cursor;

@@ -27,6 +27,10 @@
 //! | O | files that are not ours, or of a newer format | [`Error::Foreign`], [`Error::UnknownVersion`], nothing touched | no |
 //! | P | somebody else has it open | [`Error::Locked`], nothing touched | no |
 //!
+//! Zeroes behind the last record of the segment that was written to are no bytes: room was made ahead there
+//! (`ahead.rs`). They are cut off in each row; a record of which the beginning stands in front of zeroes
+//! is torn (C).
+//!
 //! "Records lost" means that numbers which had been given would be given again. That, and another
 //! boot, is for the owner of the stream to answer with a new history.
 //!

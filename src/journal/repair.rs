@@ -12,7 +12,7 @@ use super::cursor::{Cursors, Mark};
 use super::error::{Error, io};
 use super::facts::{Facts, sync_dir};
 use super::index::Index;
-use super::scan::{Fault, Scan, scan};
+use super::scan::{Fault, Scan, end_of_bytes, fault_before_zeroes, scan};
 use super::segment::{self, HEADER_BYTES, Header, Point, Segment};
 use super::space::Ballast;
 use super::survey::{Found, Survey};
@@ -334,7 +334,15 @@ impl<'a> Repair<'a> {
             return Ok(true);
         }
         let is_last = !segment.is_sealed();
-        self.cut(segment, &file, &found, size)?;
+        let written = match found.fault {
+            Some(_) if is_last => {
+                let end = end_of_bytes(&file, &segment.path, found.sound.offset, size)?;
+                found.fault = fault_before_zeroes(&file, &found, end);
+                end
+            }
+            _ => size,
+        };
+        self.cut(segment, &file, &found, (written, size))?;
         Ok(is_last)
     }
 
@@ -363,7 +371,7 @@ impl<'a> Repair<'a> {
         segment: &Segment,
         file: &File,
         found: &Scan,
-        size: u64,
+        (written, size): (u64, u64),
     ) -> Result<(), Error> {
         let is_short_of_mark = self
             .mark
@@ -379,13 +387,15 @@ impl<'a> Repair<'a> {
             self.note('D');
         }
         let is_torn_write = !self.boot_changed && found.fault != Some(Fault::Damaged);
-        let is_cut = found.end.offset < size;
+        let is_cut = found.end.offset < written;
         self.records_lost |= is_short_of_mark || (is_cut && !is_torn_write);
-        if is_cut {
-            let path = &segment.path;
+        let path = &segment.path;
+        if found.end.offset < size {
             sys::ftruncate(file.as_fd(), found.end.offset).map_err(io("cut", path))?;
             sys::fdatasync(file.as_fd()).map_err(io("flush", path))?;
-            self.truncated_bytes += size - found.end.offset;
+        }
+        if is_cut {
+            self.truncated_bytes += written - found.end.offset;
             tracing::warn!(path = %path.display(), at = found.end.offset, "tail cut");
         }
         segment.publish(found.end);
@@ -467,6 +477,7 @@ impl<'a> Repair<'a> {
             file,
             at: end,
             free_budget: 0,
+            zeroed_to: 0,
         };
         Ok(Arc::new(Core {
             dir: parts.dir.to_path_buf(),
@@ -493,6 +504,7 @@ impl<'a> Repair<'a> {
             sealed_bytes: AtomicU64::new(sealed_bytes),
             poison: OnceLock::new(),
             bell: Bell::new(),
+            graves: Mutex::new(Rank::Leaf, Vec::new()),
         }))
     }
 }

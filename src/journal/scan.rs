@@ -13,6 +13,9 @@ use crate::types::limits;
 
 const BUFFER_BYTES: usize = limits::FRAME_BYTES_MAX + (1 << 20);
 
+/// Read at once in search of the last byte that is not zero.
+const ZEROES_BYTES: usize = 256 << 10;
+
 /// Why a scan ended before the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -83,4 +86,47 @@ fn take_frames(found: &mut Scan, buffer: &[u8]) -> Option<Fault> {
         rest = rest.get(frame.bytes().len()..).unwrap_or_default();
     }
     None
+}
+
+/// Where the bytes between `from` and `size` end that are not zero; `from` where all are.
+pub(super) fn end_of_bytes(file: &File, path: &Path, from: u64, size: u64) -> Result<u64, Error> {
+    let mut end = size.max(from);
+    let mut buffer = vec![0; ZEROES_BYTES];
+    while end > from {
+        let length = usize::try_from(end - from)
+            .unwrap_or(usize::MAX)
+            .min(ZEROES_BYTES);
+        let at = end - length as u64;
+        let part = &mut buffer[..length];
+        let got = sys::pread(file.as_fd(), part, at).map_err(io("read", path))?;
+        if let Some(last) = part[..got].iter().rposition(|&byte| byte != 0) {
+            return Ok(at + last as u64 + 1);
+        }
+        end = at;
+    }
+    Ok(from)
+}
+
+/// The fault of a scan that stopped where there is no sound record, the bytes of the file ending at `end` and
+/// zeroes following: zeroes are no record, and one of which only the beginning was written is torn, though zeroes
+/// stand where the rest should.
+pub(super) fn fault_before_zeroes(file: &File, found: &Scan, end: u64) -> Option<Fault> {
+    let at = found.sound.offset;
+    if end <= at {
+        return None;
+    }
+    let mut head = [0; limits::HEADER_BYTES];
+    let is_read = sys::pread(file.as_fd(), &mut head, at).is_ok();
+    let header = is_read.then(|| codec::parse_header(&head).ok()).flatten();
+    let follows = header
+        .as_ref()
+        .is_some_and(|header| header.prev_seq == found.sound.seq);
+    let length = match header {
+        Some(header) if follows => header.frame_len(),
+        _ => limits::HEADER_BYTES,
+    };
+    match end < at + length as u64 {
+        true => Some(Fault::Torn),
+        false => found.fault,
+    }
 }

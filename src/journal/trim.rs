@@ -181,7 +181,12 @@ impl Core {
             let Some(oldest) = segments.front().filter(|s| is_done(s)).cloned() else {
                 break;
             };
+            let file = oldest.open().ok();
             self.unlink(&oldest)?;
+            if let Some(file) = file {
+                self.graves.lock().push(file);
+                self.index.call();
+            }
             freed += oldest.disk_bytes();
             segments.pop_front();
             let first = segments.front().map_or(Seq::ZERO, |s| s.header.first);
@@ -190,7 +195,14 @@ impl Core {
         Ok(freed)
     }
 
+    /// Gives the room of trimmed segments back to the disk; false when there are none.
+    pub(super) fn bury(&self) -> bool {
+        let files = std::mem::take(&mut *self.graves.lock());
+        !files.is_empty()
+    }
+
     fn drop_sealed(&self) -> Result<(), Error> {
+        self.bury();
         let mut segments = self.segments.lock();
         while segments.len() > 1 {
             let Some(oldest) = segments.front().cloned() else {

@@ -54,6 +54,7 @@ mod digest_equal;
 mod digest_kinds;
 mod digest_walk;
 mod fuzz;
+mod journal_ahead;
 mod journal_basic;
 mod journal_full_disk;
 mod journal_model;
