@@ -69,17 +69,19 @@ pub(super) fn has_xattr(node: &impl AsFd, name: &CStr) -> bool {
 }
 
 impl Capture {
-    /// Changes attributes of an inode; returns them as they are afterwards.
+    /// Changes attributes of an inode; returns them as they are afterwards. Where nothing but the record is left to
+    /// do, `answer` is called with them before that is made ([`Capture::write_answering`]).
     ///
     /// # Errors
-    /// What the calls below say. A request may hold several changes; those before the one that failed
-    /// stay and are recorded.
+    /// What the calls below say; then nobody was answered. A request may hold several changes; those before the
+    /// one that failed stay and are recorded.
     pub fn set_attrs(
         &self,
         call: &Call,
         id: FileId,
         file: Option<&OpenFile>,
         change: &AttrChange,
+        answer: impl FnOnce(&FileStat),
     ) -> Result<FileStat, Error> {
         let locked = self.lock(&[id]);
         if let (Some(size), true) = (change.size, change.is_plain_size()) {
@@ -103,7 +105,11 @@ impl Capture {
             };
             let mut body = self.body(call, op, self.path_hint(file, &node));
             body.after = Some(stat.attrs());
-            self.record(&locked, &body, &[], &[id]);
+            self.record_answering(&locked, &body, &[], &[id], || {
+                if done.is_ok() {
+                    answer(&stat);
+                }
+            });
         }
         done.map(|()| stat)
     }

@@ -28,6 +28,8 @@ pub struct Written {
     pub bytes: usize,
     /// The file had set-id bits that it may have lost.
     pub may_have_stripped: bool,
+    /// Whoever asked has been answered.
+    pub is_answered: bool,
 }
 
 impl Written {
@@ -35,6 +37,7 @@ impl Written {
         Written {
             bytes,
             may_have_stripped: mode_before & (libc::S_ISUID | libc::S_ISGID) != 0,
+            is_answered: false,
         }
     }
 }
@@ -65,6 +68,23 @@ impl Capture {
         offset: u64,
         data: &[u8],
     ) -> Result<Written, Error> {
+        self.write_answering(call, file, offset, data, |_| {})
+    }
+
+    /// As [`Capture::write`]; where nothing but the record is left to do, `answer` is called with the number of
+    /// bytes before that is made, which [`Written::is_answered`] then says. Nothing that is recorded because of
+    /// the answer stands before this write.
+    ///
+    /// # Errors
+    /// As [`Capture::write`]; then nobody was answered.
+    pub fn write_answering(
+        &self,
+        call: &Call,
+        file: &OpenFile,
+        offset: u64,
+        data: &[u8],
+        answer: impl FnOnce(usize),
+    ) -> Result<Written, Error> {
         let id = file.id;
         let locked = self.lock(&[id]);
         let mode = self.act_changing(call, file.fd.as_fd(), id, None)?;
@@ -87,13 +107,20 @@ impl Capture {
         if written.is_err() {
             self.record_rest(&locked, call, file, began);
         }
-        let written = written?;
+        let bytes = written?;
+        let mut written = Written::new(bytes, mode);
+        written.is_answered = kept.is_none() && !written.may_have_stripped;
         let op = Op::Write { id, offset };
-        self.record_content(&locked, call, file, op, &data[..written]);
+        let answer = || {
+            if written.is_answered {
+                answer(bytes);
+            }
+        };
+        self.record_content_answering(&locked, call, file, (op, &data[..bytes]), answer);
         if let Some(capabilities) = kept {
             self.restore_capabilities(&locked, call, file, &capabilities)?;
         }
-        Ok(Written::new(written, mode))
+        Ok(written)
     }
 
     /// Writes pages of a mapping at `offset`: all of them, or it is an error. The kernel, which writes
@@ -329,15 +356,29 @@ impl Capture {
         op: Op,
         payload: &[u8],
     ) {
+        self.record_content_answering(locked, call, file, (op, payload), || {});
+    }
+
+    fn record_content_answering(
+        &self,
+        locked: &Locked<'_>,
+        call: &Call,
+        file: &OpenFile,
+        (op, payload): (Op, &[u8]),
+        answer: impl FnOnce(),
+    ) {
         match self.stat_after(file.fd.as_fd(), file.id) {
-            Ok(stat) if stat.nlink == 0 => {}
+            Ok(stat) if stat.nlink == 0 => answer(),
             Ok(stat) => {
                 let mut body = self.body(call, op, file.path.clone());
                 body.after = Some(stat.attrs());
-                self.record(locked, &body, payload, &[file.id]);
+                self.record_answering(locked, &body, payload, &[file.id], answer);
             }
             // The change happened, what it led to is not known.
-            Err(_) => self.doubt(&[file.id], false),
+            Err(_) => {
+                self.doubt(&[file.id], false);
+                answer();
+            }
         }
     }
 

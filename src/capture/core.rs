@@ -100,6 +100,8 @@ pub struct Options {
     pub live: Live,
     /// Where what is changed is noted for the case of a loss of power.
     pub activity: Option<Arc<Activity>>,
+    /// Record what is done. Without it nothing can be replicated: for measuring what recording costs.
+    pub records: bool,
 }
 
 /// The file system with capture.
@@ -447,15 +449,45 @@ impl Capture {
         payload: &[u8],
         touched: &[FileId],
     ) {
+        self.record_answering(locked, body, payload, touched, || {});
+    }
+
+    /// As [`Capture::record`]; calls `answer` as soon as nothing else can be recorded before. The record is made
+    /// while the program goes on already. Should this worker die in between, the next one finds what was
+    /// intended, as it does for a request without an answer.
+    pub(super) fn record_answering(
+        &self,
+        locked: &Locked<'_>,
+        body: &Body,
+        payload: &[u8],
+        touched: &[FileId],
+        answer: impl FnOnce(),
+    ) {
         debug_assert!(
             touched.iter().any(|&id| locked.holds(id)),
             "recording needs the lock"
         );
+        if !self.options.records {
+            return answer();
+        }
         if self.gap_open.load(Ordering::Acquire) {
             self.close_gap();
         }
         let draft = Draft::new(body, payload);
-        match self.append(&draft) {
+        let mut answer = Some(answer);
+        let appended = self.append_or_give_up(|| {
+            self.journal.append_after(&draft, || {
+                if let Some(answer) = answer.take() {
+                    self.options.live.flight().note_answered();
+                    answer();
+                }
+            })
+        });
+        if let Some(answer) = answer {
+            // The journal takes nothing, so there is no place to wait for.
+            answer();
+        }
+        match appended {
             Ok(_) => {
                 self.options.counters.captured.note(draft.kind());
                 self.options
@@ -485,7 +517,7 @@ impl Capture {
 
     fn append_or_give_up(
         &self,
-        append: impl Fn() -> Result<Seq, journal::Error>,
+        mut append: impl FnMut() -> Result<Seq, journal::Error>,
     ) -> Result<Seq, journal::Error> {
         let first = append();
         let Err(error @ journal::Error::Full { .. }) = first else {

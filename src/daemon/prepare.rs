@@ -99,6 +99,7 @@ pub(super) fn prepare(
         counters: counters.clone(),
         live: live.clone(),
         activity: activity.clone(),
+        records: true,
     };
     let (capture, gap_was_set) =
         Capture::new(tree, journal.clone(), capture_options, watcher.clone())

@@ -25,6 +25,7 @@ use crate::sync::Mutex;
 use crate::sys::{self, CopyRange, FileStat};
 use crate::types::{Caller, FileId, Name, Node, limits};
 
+use super::crew::Crew;
 use super::errno::{errno, unknown_handle, unknown_node};
 use super::export::{Unproven, reply_entry};
 use super::nodes::Nodes;
@@ -44,6 +45,8 @@ pub struct Adapter {
     pub(super) unproven: mpsc::Sender<Unproven>,
     /// Files that an earlier worker wrote to and that the kernel may know otherwise; a leaf.
     pub(super) rewritten: Mutex<BTreeSet<FileId>>,
+    /// Who reads the next request.
+    pub(super) crew: Arc<Crew>,
 }
 
 /// `FUSE_UNIQUE_RESEND`: the mark of a request that the kernel sends again.
@@ -310,11 +313,22 @@ impl Filesystem for Adapter {
             atime: atime.map(reply::time_change),
             mtime: mtime.map(reply::time_change),
         };
+        let tell = |reply: ReplyAttr, stat: &FileStat| {
+            reply.attr(&TTL, &reply::attr(stat, stat.ino));
+        };
+        let mut reply = Some(reply);
+        let answer = |stat: &FileStat| {
+            if let Some(reply) = reply.take() {
+                tell(reply, stat);
+            }
+        };
+        let call = changing_call(req);
         let done = self
             .capture
-            .set_attrs(&changing_call(req), id, open.as_deref(), &change);
+            .set_attrs(&call, id, open.as_deref(), &change, answer);
+        let Some(reply) = reply else { return };
         let stat = attempt!(reply, done);
-        reply.attr(&TTL, &reply::attr(&stat, stat.ino));
+        tell(reply, &stat);
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -586,13 +600,21 @@ impl Filesystem for Adapter {
             set_id,
             ..call(req)
         };
+        let mut reply = Some(reply);
         let done = if is_page {
             // The kernel asks as root, to whom quotas and reserved blocks are open.
             call.caller = file.opener;
             self.capture.write_pages(&call, &file, offset, data)
         } else {
-            self.capture.write(&call, &file, offset, data)
+            let answer = |bytes: usize| {
+                if let Some(reply) = reply.take() {
+                    reply.written(u32::try_from(bytes).unwrap_or(u32::MAX));
+                }
+            };
+            self.capture
+                .write_answering(&call, &file, offset, data, answer)
         };
+        let Some(reply) = reply else { return };
         let written = attempt!(reply, self.forget_attrs(file.id, done));
         reply.written(u32::try_from(written).unwrap_or(u32::MAX));
     }
@@ -637,6 +659,7 @@ impl Filesystem for Adapter {
     ) {
         let _served = begin!(self, req, reply);
         let file = attempt!(reply, self.file(fh));
+        self.crew.will_wait();
         attempt!(reply, self.capture.sync_file(&file, datasync));
         reply.ok();
     }
@@ -704,6 +727,7 @@ impl Filesystem for Adapter {
     ) {
         let _served = begin!(self, req, reply);
         let dir = attempt!(reply, self.dir(fh.0));
+        self.crew.will_wait();
         let done = sys::fsync(dir.fd.as_fd()).map_err(|source| Error {
             op: "fsync",
             id: Some(dir.id),

@@ -13,6 +13,7 @@
 //! Not negotiated because fuser 0.18 cannot: see docs/differences.md.
 
 mod adapter;
+mod crew;
 mod directory;
 mod errno;
 mod export;

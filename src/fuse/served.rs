@@ -10,11 +10,13 @@ use crate::sys::FileStat;
 use crate::types::FileId;
 
 use super::adapter::Adapter;
+use super::crew::Crew;
 use super::reply::{self, TTL};
 
 /// A request that is being served; over when it is dropped, after the reply.
 pub(super) struct Served<'a> {
     flight: &'a Flight,
+    crew: &'a Crew,
     /// What it is to be answered with, without being served.
     pub(super) answer: Option<Answer>,
 }
@@ -22,6 +24,7 @@ pub(super) struct Served<'a> {
 impl Drop for Served<'_> {
     fn drop(&mut self) {
         self.flight.end();
+        self.crew.rest();
     }
 }
 
@@ -29,6 +32,7 @@ impl Adapter {
     /// Begins to serve a request. What an earlier worker counted and opened for its answer is taken back:
     /// the kernel has not heard of it.
     pub(super) fn begin(&self, req: &Request) -> Served<'_> {
+        self.crew.begin();
         let flight = &**self.capture.live().flight();
         let left = flight.begin(req.unique().0);
         let answer = left.as_ref().and_then(|left| left.answer);
@@ -47,7 +51,11 @@ impl Adapter {
                 }
             }
         }
-        Served { flight, answer }
+        Served {
+            flight,
+            answer,
+            crew: &self.crew,
+        }
     }
 
     pub(super) fn forget_node(&self, node: u64, nlookup: u64) {

@@ -14,6 +14,7 @@ use crate::sys::{self, FuseMount};
 use crate::types::FileId;
 
 use super::adapter::{Adapter, Agreed};
+use super::crew::Crew;
 use super::export;
 use super::nodes::Nodes;
 
@@ -46,6 +47,7 @@ pub struct Kernel {
     session: Option<Session<Adapter>>,
     nodes: Arc<Nodes>,
     agreed: Agreed,
+    crew: Arc<Crew>,
     /// A mount that was made just now and goes when it was never served.
     takes_back: Option<PathBuf>,
     device: OwnedFd,
@@ -88,7 +90,7 @@ pub fn serve(
     })?;
     let live = device.try_clone().map_err(SessionError::Device)?;
     match shake_hands(capture, device, threads, BTreeSet::new()) {
-        Ok((session, nodes, agreed)) => {
+        Ok(shaken) => {
             if how.is_beneath {
                 // From here on paths lead to us; before, to the dead mount, and never below.
                 sys::umount(mountpoint, true).map_err(|source| SessionError::Mount {
@@ -97,9 +99,10 @@ pub fn serve(
                 })?;
             }
             Ok(Kernel {
-                session: Some(session),
-                nodes,
-                agreed,
+                session: Some(shaken.session),
+                nodes: shaken.nodes,
+                agreed: shaken.agreed,
+                crew: shaken.crew,
                 takes_back: Some(mountpoint.to_path_buf()),
                 device: live,
                 left: None,
@@ -136,16 +139,25 @@ pub fn take_over(
     sys::send_message(ours.as_fd(), &hello, &[]).map_err(SessionError::Device)?;
     let number = theirs.as_raw_fd();
     let rewritten = std::mem::take(&mut left.rewritten);
-    let (session, nodes, agreed) = shake_hands(capture, theirs, threads, rewritten)?;
+    let shaken = shake_hands(capture, theirs, threads, rewritten)?;
     sys::replace_fd(device.as_fd(), number).map_err(SessionError::Device)?;
     Ok(Kernel {
-        session: Some(session),
-        nodes,
-        agreed,
+        session: Some(shaken.session),
+        nodes: shaken.nodes,
+        agreed: shaken.agreed,
+        crew: shaken.crew,
         takes_back: None,
         device,
         left: Some(left),
     })
+}
+
+/// What the kernel and we agreed on, and who is to serve it.
+struct Shaken {
+    session: Session<Adapter>,
+    nodes: Arc<Nodes>,
+    agreed: Agreed,
+    crew: Arc<Crew>,
 }
 
 fn shake_hands(
@@ -153,7 +165,7 @@ fn shake_hands(
     device: OwnedFd,
     threads: usize,
     rewritten: BTreeSet<FileId>,
-) -> Result<(Session<Adapter>, Arc<Nodes>, Agreed), SessionError> {
+) -> Result<Shaken, SessionError> {
     let agreed: Agreed = Arc::new(OnceLock::new());
     let nodes = Arc::new(Nodes::new(
         capture.tree().root_id(),
@@ -161,6 +173,7 @@ fn shake_hands(
         capture.live(),
     ));
     let notifier = Arc::new(OnceLock::new());
+    let crew = Arc::new(Crew::new());
     let (unproven, questions) = mpsc::channel();
     export::start(capture.clone(), nodes.clone(), questions).map_err(SessionError::Broken)?;
     let adapter = Adapter {
@@ -170,6 +183,7 @@ fn shake_hands(
         notifier: notifier.clone(),
         unproven,
         rewritten: Mutex::new(Rank::Leaf, rewritten),
+        crew: crew.clone(),
     };
     let mut config = Config::default();
     config.n_threads = Some(threads);
@@ -177,7 +191,12 @@ fn shake_hands(
     let session = Session::from_fd(adapter, device, SessionACL::All, config)
         .map_err(SessionError::Handshake)?;
     let _ = notifier.set(session.notifier());
-    Ok((session, nodes, agreed))
+    Ok(Shaken {
+        session,
+        nodes,
+        agreed,
+        crew,
+    })
 }
 
 impl Kernel {
@@ -203,6 +222,10 @@ impl Kernel {
                 Err(e) if e.raw_os_error() == Some(libc::ENODEV) => {}
                 done => done.map_err(SessionError::Broken)?,
             }
+        }
+        match self.device.try_clone() {
+            Ok(device) => self.crew.connect(device),
+            Err(error) => tracing::warn!(%error, "requests are not looked for, which takes time"),
         }
         let session = self.session.take();
         session.map_or(Ok(()), |session| {

@@ -36,6 +36,8 @@ const WORD_VALUE: usize = 8;
 const WORD_GENERATION: usize = 9;
 /// Which take-over left it, counted from 1.
 const WORD_BORN: usize = 10;
+/// 1: it was answered, or is just being, and not recorded yet.
+const WORD_ANSWERED: usize = 11;
 const INTENT_AT: usize = 12;
 const INTENT_WORDS: usize = 512;
 const NODES_AT: usize = INTENT_AT + INTENT_WORDS;
@@ -103,6 +105,8 @@ pub struct Left {
     pub dir: u64,
     /// What it is answered with, where that is known already.
     pub answer: Option<Answer>,
+    /// Its program had its answer, perhaps, and what others did because of that may be left, too.
+    pub was_answered: bool,
 }
 
 /// The slots.
@@ -175,6 +179,7 @@ impl Flight {
             WORD_FILE,
             WORD_DIR,
             WORD_ANSWER,
+            WORD_ANSWERED,
         ] {
             self.store(slot, word, 0);
         }
@@ -226,6 +231,13 @@ impl Flight {
     pub fn retract(&self) {
         if let Some(slot) = self.slot() {
             self.store(slot, WORD_INTENT_BYTES, 0);
+        }
+    }
+
+    /// This thread's request is about to be answered, and recorded after that.
+    pub fn note_answered(&self) {
+        if let Some(slot) = self.slot() {
+            self.store(slot, WORD_ANSWERED, 1);
         }
     }
 
@@ -282,6 +294,7 @@ impl Flight {
                 .collect(),
             file: self.load(slot, WORD_FILE),
             dir: self.load(slot, WORD_DIR),
+            was_answered: self.load(slot, WORD_ANSWERED) != 0,
             answer: Answer::of((
                 self.load(slot, WORD_ANSWER),
                 self.load(slot, WORD_VALUE),
@@ -335,9 +348,11 @@ impl Flight {
             self.store(to, WORD_UNIQUE, unique);
             self.store(slot, WORD_UNIQUE, 0);
         }
-        let all: Vec<Left> = (THREADS..SLOTS)
+        let mut all: Vec<Left> = (THREADS..SLOTS)
             .filter_map(|slot| self.read(slot))
             .collect();
+        // What was answered comes before what others may have done because of it.
+        all.sort_by_key(|left| !left.was_answered);
         self.left.store(all.len(), Ordering::Release);
         all
     }

@@ -149,6 +149,11 @@ impl Condvar {
         self.0.notify_all();
     }
 
+    /// Wakes one of those who wait. Publish first; what it wakes for is for any of them.
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
     /// Frees the lock, waits, takes it again.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         self.0.wait(&mut guard.inner);

@@ -72,6 +72,7 @@ mod running_programs;
 mod samba_server;
 mod scale;
 mod served_takeovers;
+mod slow_requests;
 mod soak;
 mod staged_resync;
 mod status_never_hangs;

@@ -57,6 +57,7 @@ fn bed(label: &str, journal_options: journal::Options) -> Bed {
         counters: Arc::new(SetCounters::default()),
         live: doppelfs::live::Live::none(),
         activity: None,
+        records: true,
     };
     let (capture, was_set) = Capture::new(tree, journal.clone(), options, heard.clone()).unwrap();
     assert!(!was_set);
@@ -137,7 +138,7 @@ fn each_change_is_one_record_with_what_it_led_to() {
         ..AttrChange::default()
     };
     bed.capture
-        .set_attrs(&Call::OURS, created.id, None, &change)
+        .set_attrs(&Call::OURS, created.id, None, &change, |_| {})
         .unwrap();
     bed.capture
         .set_xattr(&Call::OURS, created.id, c"user.k", b"v", 0)
@@ -446,7 +447,7 @@ fn what_was_changed_unwatched_is_in_doubt_before_an_operation_touches_it() {
         std::thread::yield_now();
     }
     bed.capture
-        .set_attrs(&Call::OURS, id, None, &change)
+        .set_attrs(&Call::OURS, id, None, &change, |_| {})
         .unwrap();
     let bodies = bed.bodies();
     assert!(
@@ -456,7 +457,7 @@ fn what_was_changed_unwatched_is_in_doubt_before_an_operation_touches_it() {
     );
     assert!(matches!(bodies[1].op, Op::SetAttr { .. }));
     bed.capture
-        .set_attrs(&Call::OURS, id, None, &change)
+        .set_attrs(&Call::OURS, id, None, &change, |_| {})
         .unwrap();
     assert_eq!(bed.bodies().len(), 3, "covered now, so no second doubt");
 }

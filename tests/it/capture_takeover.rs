@@ -73,6 +73,7 @@ impl Bed {
             counters: Arc::new(SetCounters::default()),
             live: Live::open(&self.scratch.path().join("live")).unwrap(),
             activity: None,
+            records: true,
         };
         let (capture, _) =
             Capture::new(tree, self.journal.clone(), options, Arc::new(Nobody)).unwrap();

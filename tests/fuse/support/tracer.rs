@@ -79,6 +79,15 @@ fn call_of(thread: Pid) -> nix::Result<Call> {
     })
 }
 
+/// Is it poll(2)?
+fn is_poll(call: &Call) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let number = libc::SYS_poll;
+    #[cfg(not(target_arch = "x86_64"))]
+    let number = libc::SYS_ppoll;
+    u64::try_from(number) == Ok(call.number)
+}
+
 /// A thread that serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Serving {
@@ -88,6 +97,8 @@ enum Serving {
     Waiting(u64),
     /// It serves one; is it one of the operation's?
     Busy(bool),
+    /// It has served, and reads the next request when there is one that waits, or when it is called.
+    Resting,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -266,8 +277,11 @@ impl<'a> Tracer<'a> {
     }
 
     fn all_wait(&self) -> bool {
-        self.serving()
-            .all(|state| matches!(state, Serving::Waiting(_)))
+        let reads = |state| matches!(state, Serving::Waiting(_));
+        self.serving().any(reads)
+            && self
+                .serving()
+                .all(|state| reads(state) || state == Serving::Resting)
     }
 
     fn follow(&mut self, what: &str, is_over: impl Fn(&Tracer<'a>) -> bool) {
@@ -366,10 +380,18 @@ impl<'a> Tracer<'a> {
         match self.threads.get(&thread).copied() {
             Some(Role::Serving(state)) => {
                 let reads = is_call(libc::SYS_read) && is_entry && is_device(self.worker, fd);
+                // A thread that has served looks whether there is another request.
+                let looks = is_entry && is_poll(&call) && {
+                    let looked_at = word(self.worker, call.args[0]);
+                    is_device(self.worker, looked_at.into())
+                };
+                let sleeps = is_entry && is_call(libc::SYS_futex);
                 let (next, point) = match (state, is_entry) {
                     (Serving::Waiting(buffer), false) => self.read_request(buffer, call.result),
                     (Serving::Busy(true), _) if reads => (Serving::Waiting(address), true),
                     (_, _) if reads => (Serving::Waiting(address), false),
+                    (Serving::Busy(of_operation), _) if looks => (Serving::Resting, of_operation),
+                    (Serving::Arriving, _) if looks || sleeps => (Serving::Resting, false),
                     (state, _) => (state, state == Serving::Busy(true)),
                 };
                 self.threads.insert(thread, Role::Serving(next));
