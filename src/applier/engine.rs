@@ -94,6 +94,8 @@ pub struct Applier<R: Replica> {
     pub(super) recovering_until: Seq,
     pub(super) keeps_order: bool,
     pub(super) checkpointed: Seq,
+    /// The checkpoint that the last marker of an operation came after.
+    pub(super) marked_since: Option<Seq>,
 }
 
 impl<R: Replica> Applier<R> {
@@ -138,6 +140,7 @@ impl<R: Replica> Applier<R> {
             recovering_until: Seq::ZERO,
             keeps_order,
             checkpointed: durable,
+            marked_since: None,
         }
     }
 
@@ -454,7 +457,11 @@ impl<R: Replica> Applier<R> {
     /// Remembers in the file system's own metadata that everything up to `seq` is done.
     pub(super) fn mark(&mut self, seq: Seq) -> Result<(), Fault> {
         use super::error::At;
-        let Some(position) = self.meta.position.filter(|_| self.keeps_order) else {
+        // In a mirror no position is read, as a crash of the host is followed by another mirror; that the replica went
+        // on after a checkpoint must be seen, and is by the first marker after it.
+        let is_told = self.meta.lenient && self.marked_since == Some(self.checkpointed);
+        let is_read = self.keeps_order && !is_told;
+        let Some(position) = self.meta.position.filter(|_| is_read) else {
             return Ok(());
         };
         let limbo = self.replica.limbo();
@@ -463,7 +470,9 @@ impl<R: Replica> Applier<R> {
             position: Position { history, seq },
             moving: None,
         };
-        self.replica.mark(marker).at(limbo)
+        self.replica.mark(marker).at(limbo)?;
+        self.marked_since = Some(self.checkpointed);
+        Ok(())
     }
 
     /// Before a rename whose two ends cannot tell whether it was done: remembers who moves.

@@ -120,7 +120,9 @@ impl Capture {
         done.inspect_err(|_| self.retract())?;
         let made = sys::openat(at, &entry, libc::O_PATH, 0).map_err(fail("open of the new entry"));
         let made = self.or_doubt(made, dir)?;
-        self.born(&locked, call, dir, &parent, name, (&made, new.node.clone()))
+        let made = (&made, new.node.clone());
+        let (created, _) = self.born(&locked, call, dir, &parent, name, made)?;
+        Ok(created)
     }
 
     fn make_below(
@@ -192,10 +194,10 @@ impl Capture {
         self.intend_new(call, dir, name);
         match sys::openat(parent.as_fd(), &c_name(name), flags, new.mode & 0o7777) {
             Ok(fd) => {
-                let created = self.born(&locked, call, dir, &parent, name, (&fd, Node::File))?;
+                let made = (&fd, Node::File);
+                let (created, path) = self.born(&locked, call, dir, &parent, name, made)?;
                 let id = created.id;
                 self.tree.note_open(id);
-                let path = joined(&self.tree, parent.as_fd(), name);
                 Ok((created, OpenFile::new(id, fd, call.caller, path)))
             }
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) && mode.flags & libc::O_EXCL == 0 => {
@@ -259,7 +261,7 @@ impl Capture {
         });
     }
 
-    /// Records the birth of an entry that was just made.
+    /// Records the birth of an entry that was just made. Returns it, and where it is.
     pub(super) fn born(
         &self,
         locked: &Locked<'_>,
@@ -268,7 +270,7 @@ impl Capture {
         parent: &OwnedFd,
         name: &Name,
         (fd, node): (&OwnedFd, Node),
-    ) -> Result<Created, Error> {
+    ) -> Result<(Created, Vec<u8>), Error> {
         let seen = self.seen(fd, parent, dir);
         let (id, stat, dir_stat, xattrs) = self.or_doubt(seen, dir)?;
         let at = Dentry {
@@ -293,7 +295,7 @@ impl Capture {
         }
         self.note_new(locked, id);
         self.record(locked, &body, &[], &[dir, id]);
-        Ok(Created { id, stat })
+        Ok((Created { id, stat }, body.path))
     }
 
     fn seen(

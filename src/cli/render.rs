@@ -279,6 +279,18 @@ fn lag_table(sheet: &mut Sheet, one: &ConnectionStatus, captured: u64) {
             duration_text(lag.seconds)
         ));
     }
+    let took = [
+        ("applied", one.latency.applied),
+        ("durable", one.latency.durable),
+    ];
+    for (stage, took) in took.into_iter().filter(|(_, took)| took.count > 0) {
+        sheet.line(&format!(
+            "    from capture to {stage}: half within {:.1} ms, 99 of 100 within {:.1} ms, longest {:.1} ms",
+            took.p50_seconds * 1e3,
+            took.p99_seconds * 1e3,
+            took.max_seconds * 1e3,
+        ));
+    }
 }
 
 fn mirror_text(one: &ConnectionStatus) -> String {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{Lags, StreamSnapshot};
+use crate::stats::{Lags, Latencies, StreamSnapshot};
 
 /// Version of the JSON form.
 pub const STATUS_VERSION: u32 = 1;
@@ -278,6 +278,9 @@ pub struct ConnectionStatus {
     pub lag_seconds: f64,
     /// The lag of every stage.
     pub lags: Lags,
+    /// How long what was captured took.
+    #[serde(default)]
+    pub latency: Latencies,
     /// Bytes of records sent by this worker.
     pub sent_bytes: u64,
     /// Bytes on the wire, after compression.

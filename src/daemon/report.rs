@@ -251,6 +251,7 @@ impl Source {
             lag_bytes: state.lags.applied.bytes,
             lag_seconds: state.lags.applied.seconds,
             lags: state.lags,
+            latency: state.latencies,
             sent_bytes: state.sent_bytes,
             wire_bytes: state.wire_bytes,
             mirror_bytes: state.mirror_bytes,
@@ -282,6 +283,7 @@ impl Source {
             mirror_bytes: state.mirror_bytes,
             reconnects: state.sessions.saturating_sub(1),
             lag: state.lags,
+            latency: state.latencies,
         });
         let connections = connections.collect();
         Snapshot {

@@ -78,6 +78,8 @@ fn start_runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("dfs-net")
+        // Programs go first.
+        .on_thread_start(sys::lower_priority)
         .enable_all()
         .build()
         .context("cannot start the runtime")

@@ -127,6 +127,10 @@ pub const FAMILIES: &[Family] = &[
         names::LAG_SECONDS,
         "Age of the oldest operation that has not passed the stage.",
     ),
+    gauge(
+        names::LATENCY_SECONDS,
+        "How long what programs did took to the stage, by percentile, since the worker began.",
+    ),
     counter(REFUSED, "Connections that the target refused."),
     gauge(PEERS, "Sources that are paired with the target."),
     gauge(

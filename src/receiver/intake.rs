@@ -9,7 +9,7 @@ use tracing::info;
 use crate::codec::Frame;
 use crate::journal;
 use crate::sys;
-use crate::types::{Position, Remap, limits};
+use crate::types::{Kind, Position, Remap, limits};
 use crate::wire::{RefuseCode, Start, Unpacker};
 
 use super::error::Error;
@@ -62,6 +62,8 @@ pub(super) struct Intake {
     pub(super) ending: watch::Receiver<Ending>,
     /// The position is still to be set anew.
     jump_due: bool,
+    /// A full mirror began in this session, and its end has not come.
+    in_full_mirror: bool,
     unpacker: Unpacker,
 }
 
@@ -80,6 +82,7 @@ impl Intake {
             remap,
             ending,
             jump_due,
+            in_full_mirror: false,
             unpacker: Unpacker::new(),
         }
     }
@@ -163,7 +166,7 @@ impl Intake {
 
     /// Appends a frame; the journal refuses one that does not follow its last. On a full disk it
     /// waits, and so, when the channel is full, does the source.
-    fn store(&self, frame: &Frame) -> Result<(), Error> {
+    fn store(&mut self, frame: &Frame) -> Result<(), Error> {
         let mut pause = PAUSE_MIN;
         let mut held = false;
         loop {
@@ -180,6 +183,9 @@ impl Intake {
                 }
                 Err(e) => return Err(self.journal_failed(e)),
             }
+        }
+        if frame.header().kind == Kind::MirrorEnd {
+            self.in_full_mirror = false;
         }
         let counters = &self.stream.counters;
         counters.received.note(frame.header().kind);
@@ -205,8 +211,18 @@ impl Intake {
         }
     }
 
+    /// Makes what was stored durable, and lets it be applied.
+    ///
+    /// In a full mirror it need not be durable: the replica is no prefix before the mirror's end, a crash of this
+    /// host is followed by another mirror whatever the queue holds, and the source lets go of nothing before the
+    /// replica has it on disk. Most of what is stored is then applied and removed before it is ever written. With the
+    /// end of the mirror all that came is made durable.
     fn publish(&self) -> Result<(), Error> {
-        let received = self.stream.journal.sync();
+        let journal = &self.stream.journal;
+        let received = match self.in_full_mirror {
+            true => Ok(journal.end()),
+            false => journal.sync(),
+        };
         let received = received.map_err(|e| self.journal_failed(e))?;
         self.stream.post(|board| board.received = received);
         Ok(())
@@ -250,6 +266,7 @@ impl Intake {
         board.speaks = true;
         drop(board);
         self.jump_due = false;
+        self.in_full_mirror = self.way == Way::Jumps;
         Ok(())
     }
 }

@@ -27,6 +27,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const BATCHES_READY: usize = 2;
 /// The journal wakes the thread; this bounds a wake-up that came just before the wait.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// After a batch of less than this, so long the next one gathers. Who appends meanwhile need not wake this thread, which
+/// would cost a program more than its record does, and a batch holds many records instead of one.
+const GATHER_BYTES: usize = 256 << 10;
+const GATHER: Duration = Duration::from_millis(1);
 /// Smallest limit of a batch, for links that break before a large one is through.
 const BATCH_BYTES_MIN: usize = 4 << 10;
 /// A session that lasted so long was a good one.
@@ -325,6 +329,7 @@ impl Filling {
             seq: header.seq,
             bytes_end,
             time_ns: header.time_ns,
+            is_captured: !header.kind.is_mirror(),
         });
         self.kinds.push(header.kind);
         if header.kind.is_mirror() {
@@ -388,6 +393,7 @@ fn follow(
         for kind in &filling.kinds {
             shared.sent_ops.note(*kind);
         }
+        let is_small = filling.raw.len() < GATHER_BYTES;
         let outgoing = Outgoing {
             packed: packer.pack(&filling.raw),
             seq,
@@ -395,6 +401,9 @@ fn follow(
         };
         if batches.blocking_send(outgoing).is_err() {
             return Ok(());
+        }
+        if is_small {
+            std::thread::sleep(GATHER);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 use crate::sync::{self, Mutex, Rank};
+use crate::sys;
 use crate::types::Seq;
 
 use super::error::Error;
@@ -34,8 +35,12 @@ impl Sender {
         follow::resume(&shared);
         let thread = {
             let shared = Arc::clone(&shared);
-            sync::spawn(&format!("dfs-send-{id}"), move || follow::run(&shared))
-                .map_err(|source| Error::Thread { id, source })?
+            sync::spawn(&format!("dfs-send-{id}"), move || {
+                // Programs go first.
+                sys::lower_priority();
+                follow::run(&shared);
+            })
+            .map_err(|source| Error::Thread { id, source })?
         };
         Ok(Sender {
             shared,

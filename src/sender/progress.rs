@@ -16,6 +16,8 @@ pub(super) struct Note {
     pub(super) bytes_end: u64,
     /// When it was captured.
     pub(super) time_ns: u64,
+    /// A program did it, not a mirror.
+    pub(super) is_captured: bool,
 }
 
 /// The records on their way, sparsely: exact at every record remembered, and always exact at the
@@ -71,6 +73,14 @@ impl Progress {
         let after = self.notes.partition_point(|n| n.seq <= seq);
         let note = after.checked_sub(1).and_then(|at| self.notes.get(at));
         note.map_or(self.base_bytes, |n| n.bytes_end)
+    }
+
+    /// When those after `from` up to `to` were captured, as far as they are remembered and programs did them.
+    pub(super) fn times_between(&self, from: Seq, to: Seq) -> impl Iterator<Item = u64> {
+        let first = self.notes.partition_point(|n| n.seq <= from);
+        let after = self.notes.partition_point(|n| n.seq <= to);
+        let notes = self.notes.range(first..after.max(first));
+        notes.filter(|n| n.is_captured).map(|n| n.time_ns)
     }
 
     /// Was the record after `seq` handed over in an earlier session?

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use crate::stats::{Lag, Lags, OpCounters};
+use crate::stats::{Lag, Lags, Latencies, Latency, OpCounters};
 use crate::sync::{Condvar, Mutex, Rank};
 use crate::sys;
 use crate::types::{Marks, Seq, Time};
@@ -40,6 +40,9 @@ pub(super) struct Shared {
     sent_bytes: AtomicU64,
     wire_bytes: AtomicU64,
     mirror_bytes: AtomicU64,
+    /// From capture to the answers of the target.
+    applied_latency: Latency,
+    durable_latency: Latency,
     /// Records handed to the link, by what they do.
     pub(super) sent_ops: OpCounters,
 }
@@ -124,6 +127,8 @@ impl Shared {
             sent_bytes: AtomicU64::new(0),
             wire_bytes: AtomicU64::new(0),
             mirror_bytes: AtomicU64::new(0),
+            applied_latency: Latency::default(),
+            durable_latency: Latency::default(),
             sent_ops: OpCounters::default(),
         }
     }
@@ -398,7 +403,16 @@ impl Shared {
                 ),
             });
         };
-        inner.marks = fresh;
+        let before = std::mem::replace(&mut inner.marks, fresh);
+        let now_ns = sys::realtime_ns();
+        for (latency, from, to) in [
+            (&self.applied_latency, before.applied, inner.marks.applied),
+            (&self.durable_latency, before.durable, inner.marks.durable),
+        ] {
+            for captured_ns in inner.progress.times_between(from, to) {
+                latency.note(now_ns.saturating_sub(captured_ns));
+            }
+        }
         assert!(inner.marks.durable <= inner.marks.applied, "marks in order");
         assert!(
             inner.marks.applied <= inner.marks.received,
@@ -483,6 +497,10 @@ impl Shared {
             error: inner.error.clone(),
             wish: inner.wish.clone(),
             is_heard: inner.is_heard,
+            latencies: Latencies {
+                applied: self.applied_latency.percentiles(),
+                durable: self.durable_latency.percentiles(),
+            },
         };
         drop(inner);
         // After the marks, so that the end is never before them.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::stats::{Lags, OpCounts};
+use crate::stats::{Lags, Latencies, OpCounts};
 use crate::types::{Marks, Seq, Time};
 use crate::wire::{DataState, MirrorProgress, TargetAddr, TargetState};
 
@@ -66,6 +66,8 @@ pub struct SenderState {
     pub error: Option<String>,
     /// What is wanted of it.
     pub wish: Wish,
+    /// How long what programs did took.
+    pub latencies: Latencies,
     /// The target has said how it is, to this worker: before, what is shown of it is what was known last.
     pub is_heard: bool,
 }

@@ -13,6 +13,7 @@
 //! Nothing here can fail.
 
 mod counter;
+mod latency;
 mod meter;
 pub mod names;
 mod snapshot;
@@ -21,8 +22,10 @@ mod target;
 pub use counter::{
     Counter, KernelCounters, LinkCounters, OpCounters, OpCounts, SetCounters, StreamCounters,
 };
+pub use latency::{Latency, Percentiles};
 pub use meter::{Meter, RATE_WINDOW};
 pub use snapshot::{
-    ConnectionSnapshot, Lag, Lags, QueueSnapshot, Rates, Sample, Snapshot, StreamSnapshot,
+    ConnectionSnapshot, Lag, Lags, Latencies, QueueSnapshot, Rates, Sample, Snapshot,
+    StreamSnapshot,
 };
 pub use target::{StreamNumbers, TargetNumbers};

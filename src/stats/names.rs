@@ -30,6 +30,8 @@ pub const LAG_OPS: &str = "doppelfs_lag_ops";
 pub const LAG_BYTES: &str = "doppelfs_lag_bytes";
 /// Age of the oldest operation that has not passed a stage (gauge; label `stage`).
 pub const LAG_SECONDS: &str = "doppelfs_lag_seconds";
+/// From capture to a stage, by percentile.
+pub const LATENCY_SECONDS: &str = "doppelfs_latency_seconds";
 /// Operations that a target keeps and has not applied yet (gauge).
 pub const WAITING_OPS: &str = "doppelfs_waiting_ops";
 /// Operations that a target received (counter).

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{OpCounts, names};
+use super::{OpCounts, Percentiles, names};
 
 /// How much has been captured but has not passed a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -28,6 +28,17 @@ pub struct Lags {
     pub applied: Lag,
     /// Safe on the replica's disk.
     pub durable: Lag,
+}
+
+/// How long what programs did took from its capture to a stage, since this worker began to serve, the way back of
+/// the acknowledgement included. What a mirror copies does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latencies {
+    /// To the replica.
+    pub applied: Percentiles,
+    /// To the replica's disk.
+    pub durable: Percentiles,
 }
 
 impl Lags {
@@ -76,6 +87,8 @@ pub struct ConnectionSnapshot {
     pub reconnects: u64,
     /// How far behind.
     pub lag: Lags,
+    /// How long what was captured took.
+    pub latency: Latencies,
 }
 
 /// The numbers of a set.
@@ -183,6 +196,18 @@ impl Snapshot {
                 put(names::LAG_OPS, at(), float(lag.ops));
                 put(names::LAG_BYTES, at(), float(lag.bytes));
                 put(names::LAG_SECONDS, at(), lag.seconds);
+            }
+            let took = [
+                ("applied", one.latency.applied),
+                ("durable", one.latency.durable),
+            ];
+            for (stage, took) in took.into_iter().filter(|(_, took)| took.count > 0) {
+                for (percent, seconds) in [("50", took.p50_seconds), ("99", took.p99_seconds)] {
+                    let mut labels = who();
+                    labels.push(("stage", stage.to_owned()));
+                    labels.push(("percentile", percent.to_owned()));
+                    put(names::LATENCY_SECONDS, labels, seconds);
+                }
             }
         }
         samples

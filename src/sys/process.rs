@@ -47,6 +47,17 @@ pub fn coarse_now() -> Time {
     }
 }
 
+/// The calling thread leaves the processors to others: it gets about a third of what a thread of the usual
+/// priority does where there are not enough of them, and all of one that is free (nice 5, setpriority(2)).
+pub fn lower_priority() {
+    // SAFETY: plain calls; on Linux the priority is of the one thread (its id is taken as PRIO_PROCESS).
+    unsafe {
+        let thread = libc::syscall(libc::SYS_gettid);
+        // It goes on at the usual priority where that is refused.
+        libc::setpriority(libc::PRIO_PROCESS, u32::try_from(thread).unwrap_or(0), 5);
+    }
+}
+
 /// geteuid(2).
 pub fn effective_uid() -> u32 {
     // SAFETY: plain call without arguments.

@@ -127,6 +127,15 @@ class Protected:
         connections = self.status()["connections"]
         return connections[0] if connections else {}
 
+    def latency(self) -> dict[str, float]:
+        """Milliseconds from capture to applied, as its worker has counted them since it began: percentiles."""
+        told = self.connection()["latency"]["applied"]
+        return {name: told[f"{name}_seconds"] * 1000 for name in ("p50", "p99", "max")}
+
+    def begin_counting(self) -> None:
+        """Has another worker take over, whose counters begin at zero."""
+        self.program("restart", self.name)
+
     def catch_up(self, seconds: float = PATIENCE) -> float:
         """Waits until all that was done is durable on the target. Returns the seconds that took."""
         began = time.monotonic()

@@ -47,6 +47,13 @@ def goals(results: Results) -> list[Goal]:
     untar = ratio("untar", STRICT)
     return [
         Goal("sequential write 1 MiB, against native", 0.75, ">=", "", ratio("seq-write-1m", STRICT)),
+        Goal(
+            "the same, opened for writing alone, against native",
+            0.75,
+            ">=",
+            "",
+            ratio("seq-write-1m-wronly", STRICT),
+        ),
         Goal("random write 4 KiB, strict, against native", 0.14, ">=", "", ratio("rand-write-4k", STRICT)),
         Goal(
             "the same against passthrough_hp without passthrough",

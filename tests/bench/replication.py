@@ -170,7 +170,11 @@ class Replication:
                 title = f"1,000 appends a second: lag from outside, {name}"
                 self._add(f"appends-{name}", rival, value, "ms", title, lines=len(lags))
             for name, value in percentiles(inside).items():
-                self._add(f"appends-told-{name}", rival, value, "ms", f"the same as it tells itself, {name}")
+                self._add(f"appends-told-{name}", rival, value, "ms", f"age of the oldest pending, as it tells, {name}")
+            if who == "doppelfs":
+                for name, value in rival.protected.latency().items():
+                    title = f"the same as it counts from capture to applied, {name}"
+                    self._add(f"appends-counted-{name}", rival, value, "ms", title)
             rival.prove()
         finally:
             rival.close()

@@ -36,6 +36,7 @@ mod limits;
 mod link_cuts;
 mod lost_disks;
 mod lost_queue;
+mod mirror_cuts;
 mod mirror_load;
 mod monitoring;
 mod mount8;

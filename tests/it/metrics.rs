@@ -9,7 +9,9 @@ use doppelfs::control::status::{
     TargetStatus,
 };
 use doppelfs::metrics::{FAMILIES, FamilyKind, encode, gather};
-use doppelfs::stats::{ConnectionSnapshot, Snapshot, StreamNumbers, TargetNumbers};
+use doppelfs::stats::{
+    ConnectionSnapshot, Latencies, Percentiles, Snapshot, StreamNumbers, TargetNumbers,
+};
 
 fn report() -> StatusReport {
     let connection = ConnectionStatus {
@@ -62,6 +64,13 @@ fn text() -> String {
         captured_bytes: 3_343_432,
         connections: vec![ConnectionSnapshot {
             id: 1,
+            latency: Latencies {
+                applied: Percentiles {
+                    count: 1,
+                    ..Percentiles::default()
+                },
+                ..Latencies::default()
+            },
             ..ConnectionSnapshot::default()
         }],
         ..Snapshot::default()

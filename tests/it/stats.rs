@@ -1,8 +1,8 @@
 //! Goal: numbers mean what their names say. Method: snapshots by hand.
 
 use doppelfs::stats::{
-    ConnectionSnapshot, Meter, OpCounters, OpCounts, RATE_WINDOW, Rates, Snapshot, StreamNumbers,
-    StreamSnapshot, TargetNumbers, names,
+    ConnectionSnapshot, Latency, Meter, OpCounters, OpCounts, Percentiles, RATE_WINDOW, Rates,
+    Snapshot, StreamNumbers, StreamSnapshot, TargetNumbers, names,
 };
 use doppelfs::types::Kind;
 
@@ -151,5 +151,38 @@ fn a_target_sums_its_streams_up() {
     );
     for sample in samples {
         assert_eq!(sample.labels[1], ("set", "data".to_owned()));
+    }
+}
+
+#[test]
+fn percentiles_tell_how_long_most_took() {
+    let latency = Latency::default();
+    assert_eq!(latency.percentiles(), Percentiles::default());
+    for milliseconds in 1..=1000u64 {
+        latency.note(milliseconds * 1_000_000);
+    }
+    let told = latency.percentiles();
+    assert_eq!(told.count, 1000);
+    for (told, exact) in [(told.p50_seconds, 0.5), (told.p99_seconds, 0.99)] {
+        assert!(told >= exact && told <= exact * 1.25, "{told} for {exact}");
+    }
+    assert!((told.max_seconds - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn percentiles_hold_for_the_shortest_and_the_longest() {
+    for ns in [0, 1, 65_535, 65_536, 1 << 43, u64::MAX] {
+        let latency = Latency::default();
+        latency.note(ns);
+        let told = latency.percentiles();
+        let exact = ns as f64 / 1e9;
+        assert!(
+            told.p50_seconds <= exact && told.p99_seconds <= exact,
+            "{ns}: {told:?}"
+        );
+        assert!(
+            (told.max_seconds - exact).abs() <= exact * 1e-9,
+            "{ns}: {told:?}"
+        );
     }
 }

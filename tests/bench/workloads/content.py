@@ -77,11 +77,36 @@ def read_through(place: Path) -> float:
     return total / 1e6 / (time.monotonic() - began)
 
 
+def write_only(seconds: float):
+    """A measurement of MB/s of a program that opens the file for writing alone, as cp, dd and tar do."""
+
+    def measure(place: Path) -> float:
+        path = place / "file"
+        size, block = path.stat().st_size, os.urandom(2**20)
+        total, began = 0, time.monotonic()
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            while time.monotonic() - began < seconds:
+                total += os.pwrite(descriptor, block, total % size)
+            return total / 1e6 / (time.monotonic() - began)
+        finally:
+            os.close(descriptor)
+
+    return measure
+
+
 def groups(material: Material) -> list[Group]:
     """Writes and reads each have files of their own, so that reads do not find what writes left in memory."""
     fio = Fio(material)
     writes = [
         Workload("seq-write-1m", "sequential write 1 MiB", "MB/s", "higher", fio.bandwidth("write", "1m")),
+        Workload(
+            "seq-write-1m-wronly",
+            "sequential write 1 MiB, opened for writing alone",
+            "MB/s",
+            "higher",
+            write_only(material.sizes.seconds),
+        ),
         Workload("seq-write-4k", "sequential write 4 KiB", "writes/s", "higher", fio.rate("write", "4k")),
     ]
     random_writes = [
