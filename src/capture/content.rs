@@ -98,16 +98,19 @@ impl Capture {
             length: data.len() as u64,
             capabilities: kept.clone().unwrap_or_default(),
         });
+        let modified = self.modified_before(file)?;
         let began = sys::coarse_now();
         let written = sys::pwrite(file.fd.as_fd(), data, offset).map_err(|source| Error {
             op: "write",
             id: Some(id),
             source,
         });
+        let put_back = self.put_modified_back(file, modified);
         if written.is_err() {
             self.record_rest(&locked, call, file, began);
         }
         let bytes = written?;
+        self.or_doubt(put_back, id)?;
         let mut written = Written::new(bytes, mode);
         written.is_answered = kept.is_none() && !written.may_have_stripped;
         let op = Op::Write { id, offset };
@@ -123,7 +126,31 @@ impl Capture {
         Ok(written)
     }
 
-    /// Writes pages of a mapping at `offset`: all of them, or it is an error. The kernel, which writes
+    /// When the file was modified last, where that is the kernel's to say.
+    fn modified_before(&self, file: &OpenFile) -> Result<Option<Time>, Error> {
+        if !self.options.writes_back {
+            return Ok(None);
+        }
+        let stat = self.tree.stat_fd(file.fd.as_fd(), file.id)?;
+        Ok(Some(stat.mtime))
+    }
+
+    /// Undoes what a write did to the modification time. A kernel that caches writes notes it when the
+    /// program writes, keeps it, and sends it as a change of its own, before or after the pages: the
+    /// time of these must not stay.
+    fn put_modified_back(&self, file: &OpenFile, modified: Option<Time>) -> Result<(), Error> {
+        let Some(modified) = modified else {
+            return Ok(());
+        };
+        self.act_as_root()?;
+        sys::utimens_fd(file.fd.as_fd(), None, Some(modified)).map_err(|source| Error {
+            op: "utimensat",
+            id: Some(file.id),
+            source,
+        })
+    }
+
+    /// Writes pages of the kernel's cache at `offset`: all of them, or it is an error. The kernel, which writes
     /// them back, takes any count for all, and the program at its fsync(2) would not hear of the rest.
     ///
     /// # Errors

@@ -92,6 +92,8 @@ impl Uncovered {
 pub struct Options {
     /// Replicate access times that are set explicitly.
     pub atime: bool,
+    /// The kernel caches writes, and says itself when a file was modified.
+    pub writes_back: bool,
     /// Where the durable gap flag lives (a file, created here).
     pub gap_file: PathBuf,
     /// What is counted.
@@ -229,6 +231,11 @@ impl Capture {
     /// What is counted.
     pub fn counters(&self) -> &Arc<SetCounters> {
         &self.options.counters
+    }
+
+    /// Does the kernel cache writes?
+    pub fn writes_back(&self) -> bool {
+        self.options.writes_back
     }
 
     /// The activity log.

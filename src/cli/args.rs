@@ -160,6 +160,15 @@ pub(super) enum Verb {
         /// bash, elvish, fish, powershell or zsh
         shell: clap_complete::Shell,
     },
+    /// Write back what is dirty in a mount whenever a byte comes on standard input, until its end; the
+    /// worker of a set with a relaxed order starts it
+    #[command(hide = true)]
+    FlushPages {
+        /// The mount
+        mountpoint: PathBuf,
+        /// Its device, as MAJOR:MINOR
+        device: String,
+    },
     /// Write a manual page of each command into a directory, for those who make packages
     #[command(hide = true)]
     Manual {
@@ -295,9 +304,13 @@ pub(super) struct OptionArgs {
     /// State directory; /var/lib/doppelfs/SET by default
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) state: Option<String>,
-    /// strict: a write is captured before it returns
+    /// strict: a write is captured before it returns (the default); relaxed: when the kernel writes it
+    /// back, at the latest at fsync, at close, or after --flush-interval
     #[arg(long, value_name = "strict|relaxed")]
     pub(super) order: Option<String>,
+    /// With --order relaxed: how often what is dirty is written back (100ms; 10ms to 60s)
+    #[arg(long, value_name = "TIME")]
+    pub(super) flush_interval: Option<String>,
     /// Plain TCP without authentication, to loopback addresses only; any user of this host could listen there
     #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
     pub(super) insecure_loopback: Option<String>,

@@ -24,6 +24,7 @@ mod args_peers;
 mod compare;
 mod config;
 mod diag;
+mod flush_pages;
 mod log;
 mod manual;
 mod metrics;

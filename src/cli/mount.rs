@@ -47,6 +47,7 @@ pub(super) fn add_options(
         ("state", &asked.state),
         ("keys", &asked.keys),
         ("order", &asked.order),
+        ("flush-interval", &asked.flush_interval),
         ("journal-wait", &asked.journal_wait),
         ("queue-disk-max", &asked.queue_disk_max),
         ("queue-free-min", &asked.queue_free_min),

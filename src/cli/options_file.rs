@@ -18,7 +18,7 @@ use crate::types::SetName;
 /// supervisor holds.
 pub(super) const RELOADED: [&str; 11] = [
     "target",
-    "order",
+    "flush-interval",
     "insecure-loopback",
     "atime",
     "remap-links",

@@ -13,8 +13,8 @@ use super::args::{Cli, MirrorVerb, QueueVerb, TargetVerb, Verb, command, shown_c
 use super::compare::Depth;
 use super::spec::ConfigDir;
 use super::{
-    alerts, compare, config, diag, manual, metrics, mount, pauses, peers, queue, restart, set,
-    show, stats, target, top, umount, wait,
+    alerts, compare, config, diag, flush_pages, manual, metrics, mount, pauses, peers, queue,
+    restart, set, show, stats, target, top, umount, wait,
 };
 use crate::config::MountOptions;
 use crate::config::Place;
@@ -304,6 +304,10 @@ fn dispatch(cli: Cli, entrances: &Entrances) -> anyhow::Result<Outcome> {
             Ok(Outcome::Yes)
         }
         Verb::Manual { dir } => manual::write_pages(&dir),
+        Verb::FlushPages { mountpoint, device } => {
+            flush_pages::flush_pages(&mountpoint, &device)?;
+            Ok(Outcome::Yes)
+        }
         other => Err(planned(&other)),
     }
 }
@@ -340,6 +344,7 @@ fn planned(verb: &Verb) -> anyhow::Error {
         | Verb::Compare { .. }
         | Verb::Restart { .. }
         | Verb::Completions { .. }
+        | Verb::FlushPages { .. }
         | Verb::Manual { .. } => ("", ""),
     };
     not_built(name, instead)

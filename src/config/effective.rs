@@ -98,7 +98,9 @@ fn value_of(options: &MountOptions, key: &str) -> Option<Shown> {
         "keys" => path(&options.keys_dir),
         "order" => match options.order {
             Order::Strict => Some(Shown::Text("strict".to_owned())),
+            Order::Relaxed => Some(Shown::Text("relaxed".to_owned())),
         },
+        "flush-interval" => Some(time_shown(options.flush_interval)),
         "insecure-loopback" => switch(options.insecure_loopback),
         "atime" => switch(options.atime),
         "remap-links" => switch(options.remap_links),

@@ -18,13 +18,14 @@ pub enum KeyUse {
 }
 
 /// Our keys; each is also a long flag of `doppelfs mount`. In `-o`, `_` may stand for `-`.
-pub const MOUNT_KEYS: [(&str, KeyUse); 20] = [
+pub const MOUNT_KEYS: [(&str, KeyUse); 21] = [
     ("set", KeyUse::Value),
     ("target", KeyUse::Value),
     ("state", KeyUse::Path),
     ("run-dir", KeyUse::Path),
     ("keys", KeyUse::Path),
     ("order", KeyUse::Value),
+    ("flush-interval", KeyUse::Amount),
     ("insecure-loopback", KeyUse::Switch),
     ("foreground", KeyUse::Flag),
     ("atime", KeyUse::Switch),

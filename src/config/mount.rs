@@ -16,6 +16,8 @@ use crate::wire::TargetAddr;
 pub enum Order {
     /// Before write(2) returns.
     Strict,
+    /// When the kernel writes back: at the latest at fsync(2) and close(2), or after the flush interval.
+    Relaxed,
 }
 
 /// How the mount itself is made.
@@ -92,6 +94,8 @@ pub struct MountOptions {
     pub run_dir: PathBuf,
     /// When a write counts as captured.
     pub order: Order,
+    /// With a relaxed order: how often what is dirty is written back.
+    pub flush_interval: Duration,
     /// Plain TCP, this machine only.
     pub insecure_loopback: bool,
     /// Where this host's key and its pairings are.
@@ -189,6 +193,7 @@ impl MountOptions {
             state_dir,
             run_dir: default_run_dir(),
             order: Order::Strict,
+            flush_interval: limits::FLUSH_INTERVAL_DEFAULT,
             insecure_loopback: false,
             keys_dir: default_keys_dir(),
             foreground: false,
@@ -229,6 +234,7 @@ impl MountOptions {
             "state" => self.state_dir = absolute(Path::new(text))?,
             "run-dir" => self.run_dir = absolute(Path::new(text))?,
             "order" => self.order = parse_order(text)?,
+            "flush-interval" => self.flush_interval = parse_flush_interval(text)?,
             "keys" => self.keys_dir = absolute(Path::new(text))?,
             "insecure-loopback" => self.insecure_loopback = switch()?,
             "foreground" => self.foreground = true,
@@ -289,16 +295,25 @@ impl MountOptions {
 fn parse_order(text: &str) -> Result<Order, OptionError> {
     match text {
         "strict" => Ok(Order::Strict),
-        "relaxed" => Err(OptionError::NotBuilt {
-            what: "order=relaxed",
-            instead: "use order=strict, the default",
-        }),
+        "relaxed" => Ok(Order::Relaxed),
         _ => Err(OptionError::Value {
             key: "order".to_owned(),
             value: text.to_owned(),
             expected: "strict or relaxed".to_owned(),
         }),
     }
+}
+
+fn parse_flush_interval(text: &str) -> Result<Duration, OptionError> {
+    let interval = parse_duration("flush-interval", text)?;
+    if (limits::FLUSH_INTERVAL_MIN..=limits::FLUSH_INTERVAL_MAX).contains(&interval) {
+        return Ok(interval);
+    }
+    Err(OptionError::Value {
+        key: "flush-interval".to_owned(),
+        value: text.to_owned(),
+        expected: "from 10ms to 60s".to_owned(),
+    })
 }
 
 fn parse_memory(text: &str) -> Result<u64, OptionError> {

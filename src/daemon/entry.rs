@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
-use crate::config::{self, MountOptions, Role, StateOwner, Surroundings};
+use crate::config::{self, MountOptions, Order, Role, StateOwner, Surroundings};
 use crate::confine;
 use crate::journal::Journal;
 use crate::keys::Pairings;
@@ -33,6 +33,11 @@ const ST_NOSYMFOLLOW: u64 = 0x2000;
 /// What stands in the way, for people.
 pub fn run_source(mut options: MountOptions, ready: Ready) -> anyhow::Result<()> {
     sys::act_without_own_limits();
+    if options.order == Order::Relaxed
+        && let Err(error) = sys::serve_write_back()
+    {
+        tracing::warn!(%error, "writing back may wait for itself when memory is short");
+    }
     // Before any thread is started, all of which inherit it.
     if let Err(error) = confine::give_up_unused() {
         tracing::debug!(%error, "capabilities that no source uses are kept");

@@ -19,6 +19,7 @@ mod confined;
 mod detach;
 mod entry;
 mod events;
+mod flusher;
 mod observe;
 mod pauses;
 mod prepare;

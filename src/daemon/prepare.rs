@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use crate::activity::{Activity, Covered};
 use crate::alerts::Alerts;
 use crate::capture::{self, Capture};
-use crate::config::MountOptions;
+use crate::config::{MountOptions, Order};
 use crate::journal::Journal;
 use crate::live::Live;
 use crate::mirror::Event;
@@ -95,6 +95,7 @@ pub(super) fn prepare(
         Below::open(&tree).with_context(|| format!("cannot open {}", options.dir.display()))?;
     let capture_options = capture::Options {
         atime: options.atime,
+        writes_back: options.order == Order::Relaxed,
         gap_file: options.state_dir.join("gap"),
         counters: counters.clone(),
         live: live.clone(),

@@ -35,6 +35,7 @@ use super::believe::time_of;
 use super::claim::Claim;
 use super::detach::Detachment;
 use super::events::{Room, Senders, Wants, Watcher};
+use super::flusher;
 use super::observe::Observing;
 use super::pauses::Pauses;
 use super::prepare::{Prepared, prepare};
@@ -251,6 +252,7 @@ pub(super) fn serve(
             &text,
         ));
     }
+    flusher::start(options, &capture).context("cannot start the thread that flushes")?;
     let observing =
         Observing::set(&source, alerts).context("cannot start the thread that looks")?;
     watch_signals(&runtime, options.mountpoint.clone());

@@ -20,7 +20,7 @@ use crate::capture::{
     AttrChange, Call, Capture, Created, Extent, NewNode, OpenMode, SetId, Written,
 };
 use crate::live::{Answer, Offer};
-use crate::passthrough::{Error, OpenFile, Tree};
+use crate::passthrough::{Error, OpenFile};
 use crate::sync::Mutex;
 use crate::sys::{self, CopyRange, FileStat};
 use crate::types::{Caller, FileId, Name, Node, limits};
@@ -123,10 +123,11 @@ macro_rules! begin {
 /// How the kernel is to treat an open file: readers through its cache, which stays valid since every
 /// change passes here; who only writes past it, in one piece; who does both through it again, written
 /// through. A file whose access time the next read is to change is read anew, so that the read
-/// reaches the file system below.
-fn open_reply(tree: &Tree, mode: OpenMode, stat: &FileStat) -> FopenFlags {
-    let stamps = tree.stamps_reads() && mode.flags & libc::O_NOATIME == 0;
+/// reaches the file system below. Where the kernel caches writes, nobody goes past its cache.
+fn open_reply(capture: &Capture, mode: OpenMode, stat: &FileStat) -> FopenFlags {
+    let stamps = capture.tree().stamps_reads() && mode.flags & libc::O_NOATIME == 0;
     match mode.flags & libc::O_ACCMODE {
+        libc::O_WRONLY if capture.writes_back() => FopenFlags::FOPEN_KEEP_CACHE,
         libc::O_WRONLY => FopenFlags::FOPEN_DIRECT_IO,
         _ if stamps && is_atime_due(stat) => FopenFlags::empty(),
         _ => FopenFlags::FOPEN_KEEP_CACHE,
@@ -219,7 +220,9 @@ impl Filesystem for Adapter {
         // is a program that runs, which it does at the truncation where the open is for reading only.
         let offered = config.capabilities();
         let mut missing = Vec::new();
-        for flag in wanted {
+        let cached = self.capture.writes_back();
+        let cached = cached.then_some(InitFlags::FUSE_WRITEBACK_CACHE);
+        for flag in wanted.into_iter().chain(cached) {
             if config.add_capabilities(flag).is_err() {
                 missing.push(format!("{flag:?}"));
             }
@@ -228,9 +231,13 @@ impl Filesystem for Adapter {
         if let Err(nearest) = config.set_max_write(bytes) {
             let _ = config.set_max_write(nearest);
         }
-        for needed in [InitFlags::FUSE_POSIX_ACL, InitFlags::FUSE_DONT_MASK] {
+        let needed = [InitFlags::FUSE_POSIX_ACL, InitFlags::FUSE_DONT_MASK];
+        for needed in needed.into_iter().chain(cached) {
             if !offered.contains(needed) {
-                tracing::error!(?needed, "this kernel cannot judge permissions for us");
+                tracing::error!(
+                    ?needed,
+                    "this kernel cannot judge permissions or cache writes for us"
+                );
                 return Err(io::Error::from_raw_os_error(libc::EPROTO));
             }
         }
@@ -497,7 +504,7 @@ impl Filesystem for Adapter {
         let id = attempt!(reply, self.id(ino));
         let mode = OpenMode { flags: flags.0 };
         let (file, stat) = attempt!(reply, self.capture.open(&call(req), id, mode));
-        let mut fopen = open_reply(self.capture.tree(), mode, &stat);
+        let mut fopen = open_reply(&self.capture, mode, &stat);
         if fopen.contains(FopenFlags::FOPEN_KEEP_CACHE) && self.rewritten.lock().remove(&id) {
             fopen.remove(FopenFlags::FOPEN_KEEP_CACHE);
         }
@@ -540,7 +547,7 @@ impl Filesystem for Adapter {
             &attr,
             Generation(created.id.generation.0),
             FileHandle(number),
-            open_reply(self.capture.tree(), open, &created.stat),
+            open_reply(&self.capture, open, &created.stat),
         );
     }
 
@@ -644,8 +651,8 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // Every write is captured before it returns: closing has nothing left to do, and the kernel
-        // need not ask again.
+        // Every write is captured before it returns, or written back by the kernel before it asks this:
+        // closing has nothing left to do, and the kernel need not ask again.
         reply.error(Errno::ENOSYS);
     }
 
@@ -857,6 +864,11 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         let _served = begin!(self, req, reply);
+        if self.capture.writes_back() {
+            // What the kernel has and the file below has not would be taken for a hole. It answers itself
+            // from here on: all is data.
+            return reply.error(Errno::ENOSYS);
+        }
         let file = attempt!(reply, self.file(fh));
         let at = sys::lseek(file.fd.as_fd(), offset, whence).map_err(|source| Error {
             op: "lseek",

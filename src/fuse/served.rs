@@ -3,9 +3,9 @@
 
 use fuser::{FileHandle, FopenFlags, Generation, ReplyCreate, ReplyEntry, Request};
 
-use crate::capture::{Call, Created, OpenMode};
+use crate::capture::{Call, Capture, Created, OpenMode};
 use crate::live::{Answer, Flight};
-use crate::passthrough::{Error, Tree};
+use crate::passthrough::Error;
 use crate::sys::FileStat;
 use crate::types::FileId;
 
@@ -76,7 +76,7 @@ impl Adapter {
         call: &Call,
         id: FileId,
         mode: OpenMode,
-        open_reply: impl Fn(&Tree, OpenMode, &FileStat) -> FopenFlags,
+        open_reply: impl Fn(&Capture, OpenMode, &FileStat) -> FopenFlags,
         reply: ReplyCreate,
     ) {
         let mode = OpenMode {
@@ -94,7 +94,7 @@ impl Adapter {
             &reply::attr(&stat, self.nodes.number(id)),
             Generation(id.generation.0),
             FileHandle(number),
-            open_reply(self.capture.tree(), mode, &stat),
+            open_reply(&self.capture, mode, &stat),
         );
     }
 

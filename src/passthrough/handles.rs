@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 use lru::LruCache;
 
@@ -130,6 +131,10 @@ fn pair(low: u32, high: u32) -> u64 {
 }
 
 impl Again {
+    fn writes(&self) -> bool {
+        self.flags & libc::O_ACCMODE != libc::O_RDONLY
+    }
+
     fn record(&self, number: u64) -> [u64; RECORD_WORDS] {
         let Caller { uid, gid, pid } = self.opener;
         [
@@ -180,6 +185,10 @@ pub struct Handles<T> {
     next: AtomicU64,
     shard_max: usize,
     live: Live,
+    /// How many are open for writing.
+    writers: AtomicU64,
+    /// Who wants to know when there is one again.
+    waits_for_writer: OnceLock<Thread>,
     /// Rank `Handles`; no I/O under it.
     shards: [Mutex<Shard<T>>; SHARDS],
 }
@@ -197,12 +206,20 @@ impl<T: Open> Handles<T> {
             };
             Mutex::new(Rank::Handles, shard)
         };
+        let shards: [Mutex<Shard<T>>; SHARDS] = std::array::from_fn(shard);
+        let writers = |shard: &Mutex<Shard<T>>| {
+            let shard = shard.lock();
+            shard.all.values().filter(|again| again.writes()).count() as u64
+        };
+        let writers = shards.iter().map(writers).sum();
         let share = usize::try_from(open_max).unwrap_or(usize::MAX) / SHARDS;
         Handles {
             next: AtomicU64::new(live.next_handle()),
             shard_max: share.max(SHARD_MIN),
             live: live.clone(),
-            shards: std::array::from_fn(shard),
+            writers: AtomicU64::new(writers),
+            waits_for_writer: OnceLock::new(),
+            shards,
         }
     }
 
@@ -246,7 +263,24 @@ impl<T: Open> Handles<T> {
         let out = self.keep(&mut shard, number, Arc::new(thing));
         drop(shard);
         drop(out);
+        if again.writes()
+            && self.writers.fetch_add(1, Ordering::AcqRel) == 0
+            && let Some(thread) = self.waits_for_writer.get()
+        {
+            thread.unpark();
+        }
         number
+    }
+
+    /// How many are open for writing.
+    pub fn writers(&self) -> u64 {
+        self.writers.load(Ordering::Acquire)
+    }
+
+    /// Has this thread unparked whenever something is opened for writing while nothing else is; only the
+    /// first one that asks.
+    pub fn wake_for_writer(&self, thread: Thread) {
+        let _ = self.waits_for_writer.set(thread);
     }
 
     /// How many there are.
@@ -300,6 +334,9 @@ impl<T: Open> Handles<T> {
         let open = shard.open.pop(&number);
         drop(shard);
         drop(open);
+        if known.is_some_and(|again| again.writes()) {
+            self.writers.fetch_sub(1, Ordering::AcqRel);
+        }
         known.map(|again| again.id)
     }
 

@@ -1,5 +1,7 @@
 //! Every limit, with its unit in its name; relations between them are checked at compile time.
 
+use std::time::Duration;
+
 /// Longest directory entry (`NAME_MAX`).
 pub const NAME_BYTES_MAX: usize = 255;
 
@@ -42,6 +44,13 @@ pub const XATTRS_INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// Longest value of an extended attribute (`XATTR_SIZE_MAX`).
 pub const XATTR_BYTES_MAX: usize = 64 << 10;
+
+/// How often what is dirty is written back with a relaxed order, by default.
+pub const FLUSH_INTERVAL_DEFAULT: Duration = Duration::from_millis(100);
+/// The shortest such interval.
+pub const FLUSH_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// The longest.
+pub const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
 /// Queue limits of the reference product: smallest and default memory, default free space.
 pub const QUEUE_MEMORY_BYTES_MIN: u64 = 32 << 20;

@@ -35,6 +35,7 @@ fn serve(dir: &Path, mountpoint: &Path, scratch: &Path) -> anyhow::Result<()> {
     let (journal, _) = Journal::open(&scratch.join("queue"), journal::Options::default())?;
     let options = Options {
         atime: false,
+        writes_back: false,
         gap_file: scratch.join("gap"),
         counters: Arc::new(SetCounters::default()),
         live: Live::none(),

@@ -358,7 +358,7 @@ fn the_mount_helper_passes_on_why_it_is_refused() {
         (&data, "rw,bind", &["bind"]),
         (&data, "ro=1", &["\"ro\" takes no value"]),
         (&data, "queue-dir", &["queue-dir", "needs a value"]),
-        (&data, "order=relaxed", &["relaxed", "strict"]),
+        (&data, "order=lax", &["relaxed", "strict"]),
     ];
     for (dir, options, words) in cases {
         let said = helper(dir, options).run().expect_code(32);

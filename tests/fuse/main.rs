@@ -65,6 +65,7 @@ mod quotas;
 mod ranges;
 mod refusals;
 mod refusals_target;
+mod relaxed;
 mod remap_links;
 mod remount;
 mod replaced_worker;

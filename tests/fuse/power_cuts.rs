@@ -365,13 +365,13 @@ fn step_old(dir: &Path, number: u64) -> io::Result<()> {
     }
 }
 
-fn source_cut(test: &str, kind: &str) {
+fn source_cut(test: &str, kind: &str, flags: &[&str]) {
     let Some(image) = disk(test, kind) else {
         return;
     };
     let seed = seed(test);
     let mut random = StdRng::seed_from_u64(seed);
-    let mut fixture = Fixture::apart(test, Some(image.path()), None);
+    let mut fixture = Fixture::apart(test, Some(image.path()), None).with_flags(flags);
     plant_source_tree(&fixture.path("tree"), seed, 300);
     let ballast = power_bytes();
     plant_ballast(&fixture.path("ballast"), seed, ballast);
@@ -466,13 +466,19 @@ pub(crate) fn plant_ballast(dir: &Path, seed: u64, bytes: u64) {
 #[test]
 fn a_source_on_ext4_that_loses_power_keeps_what_fsync_acknowledged() {
     let test = "a_source_on_ext4_that_loses_power_keeps_what_fsync_acknowledged";
-    source_cut(test, "ext4");
+    source_cut(test, "ext4", &[]);
 }
 
 #[test]
 fn a_source_on_xfs_that_loses_power_keeps_what_fsync_acknowledged() {
     let test = "a_source_on_xfs_that_loses_power_keeps_what_fsync_acknowledged";
-    source_cut(test, "xfs");
+    source_cut(test, "xfs", &[]);
+}
+
+#[test]
+fn a_source_that_caches_writes_keeps_what_fsync_acknowledged() {
+    let test = "a_source_that_caches_writes_keeps_what_fsync_acknowledged";
+    source_cut(test, "ext4", &["-o", "order=relaxed"]);
 }
 
 /// The target has everything of a set that was unmounted in order; so must the source.

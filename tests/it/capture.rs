@@ -53,6 +53,7 @@ fn bed(label: &str, journal_options: journal::Options) -> Bed {
     let heard = Arc::new(Heard::default());
     let options = Options {
         atime: false,
+        writes_back: false,
         gap_file: scratch.path().join("gap"),
         counters: Arc::new(SetCounters::default()),
         live: doppelfs::live::Live::none(),

@@ -69,6 +69,7 @@ impl Bed {
         prepare(&mut tree);
         let options = Options {
             atime: false,
+            writes_back: false,
             gap_file: self.scratch.path().join("gap"),
             counters: Arc::new(SetCounters::default()),
             live: Live::open(&self.scratch.path().join("live")).unwrap(),

@@ -402,7 +402,7 @@ fn mount_refuses_before_it_changes_anything() {
             "mount /etc --target 10.1.2.3:7420 --insecure-loopback",
             "loopback addresses only",
         ),
-        ("mount /etc --order relaxed", "not built yet"),
+        ("mount /etc --order lax", "not strict or relaxed"),
     ] {
         let ran = run(scratch.path(), &format!("{words} --state {base}/state"));
         assert_eq!(ran.code, 2, "{words}");

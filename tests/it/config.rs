@@ -45,7 +45,7 @@ fn nothing_asked_gives_the_documented_defaults() {
 #[test]
 fn every_key_is_taken() {
     let options = options(
-        "set=web,target=127.0.0.1:7421:a/b,state=/s,run-dir=/r,order=strict,insecure-loopback,\
+        "set=web,target=127.0.0.1:7421:a/b,state=/s,run-dir=/r,order=relaxed,flush-interval=50ms,insecure-loopback,\
          foreground,atime,remap-links,strict-cover,journal-wait=250ms,queue-disk-max=100M,queue-free-min=1G,\
          queue-memory=64M,queue-alert=80%,queue-dir=/q,auto-remirror=no,ro,nosuid,nodev,noexec,\
          noatime,nodiratime,nosymfollow",
@@ -56,6 +56,8 @@ fn every_key_is_taken() {
     assert_eq!(options.state_dir, Path::new("/s"));
     assert_eq!(options.run_dir, Path::new("/r"));
     assert_eq!(options.queue_dir, Path::new("/q"));
+    assert_eq!(options.order, Order::Relaxed);
+    assert_eq!(options.flush_interval, Duration::from_millis(50));
     assert_eq!(options.journal_wait, Duration::from_millis(250));
     assert_eq!(options.queue_disk_max, Some(100 << 20));
     assert_eq!(options.queue_free_min, 1 << 30);
@@ -143,7 +145,8 @@ fn every_option_error_says_what_would_be_right() {
         ("set", "\"set\" needs a value"),
         ("foreground=1", "takes no value"),
         ("order=odd", "not strict or relaxed"),
-        ("order=relaxed", "not built yet: use order=strict"),
+        ("flush-interval=9ms", "not from 10ms to 60s"),
+        ("flush-interval=61s", "not from 10ms to 60s"),
         ("queue-memory=1M", "not at least 32M"),
         ("queue-disk-max=lots", "not a size"),
         ("queue-alert=0", "1% to 100%"),

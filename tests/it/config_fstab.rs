@@ -63,9 +63,8 @@ fn lines_with_another_meaning_are_told() {
             "1:@: set=web: @/data is the path of set data (@/etc/sets.d/data.toml:1)",
         ),
         (
-            "/srv/other /srv/other doppelfs order=relaxed",
-            "1:32: order=relaxed is not built yet: use order=strict, the default; see the status table in \
-             README.md",
+            "/srv/other /srv/other doppelfs order=lax",
+            "1:32: order: \"lax\" is not strict or relaxed",
         ),
     ] {
         let problems = checked(&place, line);
