@@ -51,6 +51,15 @@ pub struct AttrChange {
 }
 
 impl AttrChange {
+    /// Nothing but the modification time?
+    pub fn is_modified_time_alone(&self) -> bool {
+        let rest = AttrChange {
+            mtime: None,
+            ..*self
+        };
+        self.mtime.is_some() && rest.is_nothing()
+    }
+
     fn is_nothing(&self) -> bool {
         self.is_plain_size() && self.size.is_none()
     }

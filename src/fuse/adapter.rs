@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock, mpsc};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
@@ -334,6 +334,16 @@ impl Filesystem for Adapter {
             .capture
             .set_attrs(&call, id, open.as_deref(), &change, answer);
         let Some(reply) = reply else { return };
+        if done
+            .as_ref()
+            .is_err_and(|error| error.errno() == libc::ESTALE)
+            && self.capture.writes_back()
+            && change.is_modified_time_alone()
+        {
+            // Written back for an inode whose last name went meanwhile. An error would be that of the next
+            // syncfs(2), and nobody looks at the answer.
+            return reply.attr(&Duration::ZERO, &reply::gone(ino.0));
+        }
         let stat = attempt!(reply, done);
         tell(reply, &stat);
     }

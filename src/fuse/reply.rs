@@ -94,6 +94,11 @@ pub(super) fn attr(stat: &FileStat, number: u64) -> FileAttr {
 
 /// An entry that does not exist: node number 0.
 pub(super) fn negative() -> FileAttr {
+    gone(0)
+}
+
+/// A file that is not there any more.
+pub(super) fn gone(number: u64) -> FileAttr {
     let zero = Time::default();
     let stat = FileStat {
         dev: 0,
@@ -110,5 +115,5 @@ pub(super) fn negative() -> FileAttr {
         mtime: zero,
         ctime: zero,
     };
-    attr(&stat, 0)
+    attr(&stat, number)
 }
