@@ -66,6 +66,7 @@ fn every_kind_of_write_is_seen_and_replicated() {
     let mut seen = File::open(fixture.path("sparse")).expect("open");
     let mut all = Vec::new();
     seen.read_to_end(&mut all).expect("read");
+    drop(seen);
     assert_eq!((all.len(), &all[512 << 10..][..4]), (1 << 20, &b"data"[..]));
     program("cp")
         .arg("--sparse=always")

@@ -285,6 +285,7 @@ impl Fixture {
             !self.is_mounted(),
             "umount succeeded but something is mounted"
         );
+        assert_none_aborted(&self.state.join("log"));
     }
 
     pub(crate) fn is_mounted(&self) -> bool {
@@ -455,6 +456,15 @@ fn is_mounted(path: &Path) -> bool {
     mounts
         .iter()
         .any(|mount| mount.mountpoint == path && mount.fs_type == "fuse.doppelfs")
+}
+
+/// A worker that dies of itself, also while it ends, is followed by another one and easily overlooked.
+fn assert_none_aborted(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let text = std::fs::read(entry.path()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        assert!(!text.contains("fatal runtime error"), "{text}");
+    }
 }
 
 fn print_logs(dir: &Path) {
