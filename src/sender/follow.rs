@@ -402,7 +402,8 @@ fn follow(
         if batches.blocking_send(outgoing).is_err() {
             return Ok(());
         }
-        if is_small {
+        // With more in the queue there is nothing to wait for.
+        if is_small && carried.is_none() {
             std::thread::sleep(GATHER);
         }
     }

@@ -20,9 +20,6 @@ use super::{CURSOR, Replay};
 /// Under load a checkpoint begins after so much, or so long.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 const CHECKPOINT_NS: u64 = 2_000_000_000;
-/// In a mirror: nothing goes on from the position before its end, so only the source's queue waits for it.
-const MIRROR_CHECKPOINT_BYTES: u64 = 256 << 20;
-const MIRROR_CHECKPOINT_NS: u64 = 8_000_000_000;
 /// With nothing left to apply it begins after so long.
 const IDLE_NS: u64 = 30_000_000;
 
@@ -80,18 +77,9 @@ impl Replay {
 
     pub(super) fn save_is_due(&self, received: Seq, upto: Seq) -> bool {
         let deadline = self.next_deadline(received, upto);
-        let (most, _) = self.checkpoint_limits();
-        let bulky = self.is_unsaved() && self.unsaved.bytes >= most;
+        let bulky = self.is_unsaved() && self.unsaved.bytes >= CHECKPOINT_BYTES;
         let free = !self.saver.is_busy && self.save_retry.is_due();
         free && (bulky || deadline.is_some_and(|at| sys::monotonic_ns() >= at))
-    }
-
-    /// How many bytes, and for how many nanoseconds, operations are applied under load without a checkpoint.
-    fn checkpoint_limits(&self) -> (u64, u64) {
-        match self.applier.data_state() {
-            crate::applier::DataState::Mirroring => (MIRROR_CHECKPOINT_BYTES, MIRROR_CHECKPOINT_NS),
-            _ => (CHECKPOINT_BYTES, CHECKPOINT_NS),
-        }
     }
 
     /// When the next checkpoint or the next attempt at what failed is due.
@@ -108,7 +96,7 @@ impl Replay {
             } else if idle {
                 self.unsaved.last_ns + IDLE_NS
             } else {
-                self.unsaved.since_ns + self.checkpoint_limits().1
+                self.unsaved.since_ns + CHECKPOINT_NS
             };
             save = Some(at.max(self.save_retry.at_ns));
         }
