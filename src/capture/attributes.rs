@@ -112,7 +112,7 @@ impl Capture {
                 id,
                 atime: wants_atime.then_some(stat.atime),
             };
-            let mut body = self.body(call, op, self.path_hint(file, &node));
+            let mut body = self.body(call, op, self.path_hint(file, id, &node));
             body.after = Some(stat.attrs());
             self.record_answering(&locked, &body, &[], &[id], || {
                 if done.is_ok() {
@@ -242,7 +242,7 @@ impl Capture {
                 id,
                 name: name.to_bytes().to_vec(),
             };
-            let mut body = self.body(call, op, self.path_hint(None, &node));
+            let mut body = self.body(call, op, self.path_hint(None, id, &node));
             body.after = Some(stat.attrs());
             self.record(&locked, &body, value, &[id]);
         }
@@ -291,7 +291,7 @@ impl Capture {
                 id,
                 name: name.to_bytes().to_vec(),
             };
-            let mut body = self.body(call, op, self.path_hint(None, &node));
+            let mut body = self.body(call, op, self.path_hint(None, id, &node));
             body.after = Some(stat.attrs());
             self.record(&locked, &body, &[], &[id]);
         }

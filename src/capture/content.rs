@@ -1,7 +1,7 @@
 //! Captured changes of a file's bytes.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 use crate::live::Intent;
@@ -239,7 +239,7 @@ impl Capture {
         }
         let stat = self.or_doubt(self.stat_after(node.as_fd(), id), id)?;
         if stat.nlink > 0 {
-            let mut body = self.body(call, Op::Truncate { id, size }, self.path_hint(file, &node));
+            let mut body = self.body(call, Op::Truncate { id, size }, self.path_hint(file, id, &node));
             body.after = Some(stat.attrs());
             self.record(locked, &body, &[], &[id]);
         }
@@ -409,9 +409,16 @@ impl Capture {
         }
     }
 
-    pub(super) fn path_hint(&self, file: Option<&OpenFile>, node: &impl AsFd) -> Vec<u8> {
-        let node: BorrowedFd<'_> = node.as_fd();
-        file.map_or_else(|| self.tree.path_of(node), |file| file.path.clone())
+    pub(super) fn path_hint(
+        &self,
+        file: Option<&OpenFile>,
+        id: FileId,
+        node: &impl AsFd,
+    ) -> Vec<u8> {
+        file.map_or_else(
+            || self.tree.path_hint(id, node.as_fd()),
+            |file| file.path.clone(),
+        )
     }
 
     /// Writes an open file's data through to the disk below.

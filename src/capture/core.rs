@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -558,8 +558,8 @@ fn adopt(who: Identity) -> Result<(), Error> {
 }
 
 /// The directory's path with the name after it; for people only.
-pub(super) fn joined(tree: &Tree, dir: BorrowedFd<'_>, name: &Name) -> Vec<u8> {
-    let mut path = tree.path_of(dir);
+pub(super) fn joined(tree: &Tree, dir: (FileId, &impl AsFd), name: &Name) -> Vec<u8> {
+    let mut path = tree.path_hint(dir.0, dir.1.as_fd());
     if !path.is_empty() {
         path.push(b'/');
     }

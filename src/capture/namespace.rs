@@ -277,7 +277,7 @@ impl Capture {
             parent: dir,
             name: name.clone(),
         };
-        let path = joined(&self.tree, parent.as_fd(), name);
+        let path = joined(&self.tree, (dir, &parent), name);
         let mut body = self.body(
             call,
             Op::Create {
@@ -363,7 +363,7 @@ impl Capture {
         let dir_stat = self.or_doubt(self.stat_after(parent.as_fd(), dir), dir)?;
         let kind = self.or_doubt(self.tree.kind_of(node.as_fd(), id, &stat), dir)?;
         let at = dentry((dir, name));
-        let path = joined(&self.tree, parent.as_fd(), name);
+        let path = joined(&self.tree, (dir, &parent), name);
         let mut body = self.body(call, Op::Link { id, at, node: kind }, path);
         body.after = Some(stat.attrs());
         body.dir_mtime = Some(dir_stat.mtime);
@@ -400,7 +400,7 @@ impl Capture {
             is_dir: false,
         });
         let prepared = self.tree.prepare_removal(id, &node, false);
-        let path = joined(&self.tree, parent.as_fd(), name);
+        let path = joined(&self.tree, (dir, &parent), name);
         let done = sys::unlinkat(parent.as_fd(), &c_name(name), 0).map_err(|source| Error {
             op: "unlink",
             id: Some(id),
@@ -449,7 +449,7 @@ impl Capture {
             is_dir: true,
         });
         let prepared = self.tree.prepare_removal(id, &node, true);
-        let path = joined(&self.tree, parent.as_fd(), name);
+        let path = joined(&self.tree, (dir, &parent), name);
         let done = sys::unlinkat(parent.as_fd(), &c_name(name), libc::AT_REMOVEDIR);
         let done = done.map_err(|source| Error {
             op: "rmdir",

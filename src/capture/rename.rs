@@ -46,9 +46,9 @@ impl Capture {
         };
         let (from_dir, to_dir) = (self.tree.node(from.0)?, self.tree.node(to.0)?);
         let over = replaced.map(|(id, _)| self.tree.node(id)).transpose()?;
-        let mut path = joined(&self.tree, from_dir.as_fd(), from.1);
+        let mut path = joined(&self.tree, (from.0, &from_dir), from.1);
         path.push(0);
-        path.extend(joined(&self.tree, to_dir.as_fd(), to.1));
+        path.extend(joined(&self.tree, (to.0, &to_dir), to.1));
         self.intend(call, || Intent::Rename {
             id,
             from: dentry(from),
@@ -108,6 +108,7 @@ impl Capture {
             flags,
         } = *parties;
         let id = moved.0;
+        self.tree.note_rename();
         self.note_names(moved, replaced, flags);
         if from.0 != to.0 {
             let dirs = [Some(moved), replaced].into_iter().flatten();

@@ -296,7 +296,7 @@ impl Capture {
             return Ok(None);
         }
         let parent = self.tree.node(at.parent)?;
-        let path = joined(&self.tree, parent.as_fd(), &at.name);
+        let path = joined(&self.tree, (at.parent, &parent), &at.name);
         let node = self.tree.node(id);
         if is_dir {
             if let Ok(node) = &node {
@@ -370,9 +370,9 @@ impl Capture {
         }
         let from_dir = self.tree.node(from.parent)?;
         let to_dir = self.tree.node(to.parent)?;
-        let mut path = joined(&self.tree, from_dir.as_fd(), &from.name);
+        let mut path = joined(&self.tree, (from.parent, &from_dir), &from.name);
         path.push(0);
-        path.extend(joined(&self.tree, to_dir.as_fd(), &to.name));
+        path.extend(joined(&self.tree, (to.parent, &to_dir), &to.name));
         let parties = Parties {
             from: (from.parent, &from.name),
             to: (to.parent, &to.name),

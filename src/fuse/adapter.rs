@@ -1,5 +1,6 @@
 //! One method per request: decode, call capture, reply.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -110,6 +111,11 @@ macro_rules! attempt {
 }
 
 /// Begins to serve a request, unless it is one that workers die over.
+thread_local! {
+    /// What is read on its way to the kernel; as large as the largest read so far.
+    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 macro_rules! begin {
     ($self:expr, $req:expr, $reply:expr) => {{
         let served = $self.begin($req);
@@ -573,15 +579,23 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let _served = begin!(self, req, reply);
+        // The kernel reads ahead.
+        self.crew.is_one_of_many();
         let file = attempt!(reply, self.file(fh));
-        let mut buf = vec![0u8; size as usize];
-        let read = sys::pread(file.fd.as_fd(), &mut buf, offset).map_err(|source| Error {
-            op: "read",
-            id: Some(file.id),
-            source,
+        READ.with_borrow_mut(|buf| {
+            let size = size as usize;
+            if buf.len() < size {
+                buf.resize(size, 0);
+            }
+            let read = sys::pread(file.fd.as_fd(), &mut buf[..size], offset);
+            let read = read.map_err(|source| Error {
+                op: "read",
+                id: Some(file.id),
+                source,
+            });
+            let read = attempt!(reply, read);
+            reply.data(&buf[..read]);
         });
-        let read = attempt!(reply, read);
-        reply.data(&buf[..read]);
     }
 
     fn write(
@@ -619,6 +633,7 @@ impl Filesystem for Adapter {
         };
         let mut reply = Some(reply);
         let done = if is_page {
+            self.crew.is_one_of_many();
             // The kernel asks as root, to whom quotas and reserved blocks are open.
             call.caller = file.opener;
             self.capture.write_pages(&call, &file, offset, data)

@@ -4,8 +4,10 @@
 //! threads in read(2) each request finds another one, whose caches are cold. So one thread reads, and looks for
 //! the next request for a moment before it sleeps in the kernel (a program that makes one call after the other
 //! comes back sooner than that); the others are parked. More of them read as soon as there are requests that
-//! wait, and when a request takes long: where that is known before ([`Crew::will_wait`]) at once, else a parked
-//! thread, which looks at the clock, notices.
+//! wait and come from several callers, and when a request takes long: where that is known before
+//! ([`Crew::will_wait`]) at once, else a parked thread, which looks at the clock, notices. A single caller that is
+//! quicker than a thread at the end of its request gains nothing by a second one: each would take turns with the
+//! other, for the price of a wake-up.
 //!
 //! # Invariants
 //! * While somebody is parked and nobody reads, somebody looks at the clock.
@@ -26,6 +28,8 @@ const LOOK_NS: u64 = 50_000;
 const VAIN_LOOKS: u32 = 8;
 /// Of so many, then, one.
 const RARE_LOOKS: u64 = 32;
+/// So many requests after the last one of another caller there is but one.
+const ALONE: u32 = 16;
 /// A request that takes longer is not waited for.
 const LONG: Duration = Duration::from_millis(1);
 
@@ -48,6 +52,9 @@ struct State {
     calls: usize,
     /// Requests begun.
     begun: u64,
+    /// Who asked last, and how many requests may come until it is taken for the only one that asks.
+    caller: u32,
+    others: u32,
     /// Somebody parked looks at the clock, and whether nothing happened so long that it sleeps.
     is_watched: bool,
     watch_sleeps: bool,
@@ -88,8 +95,9 @@ impl Crew {
         }
     }
 
-    /// The calling thread has read a request.
-    pub(super) fn begin(self: &Arc<Crew>) {
+    /// The calling thread has read a request of this thread id; 0: the kernel's own, such as the end
+    /// of an open file.
+    pub(super) fn begin(self: &Arc<Crew>, caller: u32) {
         let is_new = MEMBER.with_borrow_mut(|member| {
             let is_new = member.is_none();
             member.get_or_insert_with(|| Member(Arc::clone(self)));
@@ -97,6 +105,12 @@ impl Crew {
         });
         let mut state = self.state.lock();
         state.begun += 1;
+        if caller != 0 && caller != state.caller {
+            state.others = ALONE;
+            state.caller = caller;
+        } else {
+            state.others = state.others.saturating_sub(1);
+        }
         if !is_new {
             state.readers = state.readers.saturating_sub(1);
         }
@@ -107,10 +121,15 @@ impl Crew {
         }
     }
 
-    /// The request of the calling thread is going to wait for a disk.
+    /// More requests of the same caller come before this one is answered.
+    pub(super) fn is_one_of_many(&self) {
+        self.state.lock().others = ALONE;
+    }
+
+    /// The request of the calling thread is going to wait for a disk. A caller who is the only one waits, too.
     pub(super) fn will_wait(&self) {
         let mut state = self.state.lock();
-        if state.readers == 0 {
+        if state.readers == 0 && state.others > 0 {
             self.call_one(&mut state);
         }
     }
@@ -125,18 +144,20 @@ impl Crew {
     /// The calling thread has answered its request. Returns when it is to read the next one.
     pub(super) fn rest(&self) {
         let mut state = self.state.lock();
-        if state.readers > 0 && !state.is_over && !self.has_request() {
+        if state.readers > 0 && !state.is_over && (state.others == 0 || !self.has_request()) {
             return self.park(state);
         }
         state.readers += 1;
-        let (is_only, begun) = (state.readers == 1, state.begun);
+        let (is_only, begun, others) = (state.readers == 1, state.begun, state.others);
         drop(state);
         if !is_only {
             return;
         }
         if self.has_request() {
-            // It came while nobody read: one thread is not enough.
-            self.call_one(&mut self.state.lock());
+            if others > 0 {
+                // It came while nobody read: one thread is not enough.
+                self.call_one(&mut self.state.lock());
+            }
             return;
         }
         self.look(begun);

@@ -32,7 +32,7 @@ impl Adapter {
     /// Begins to serve a request. What an earlier worker counted and opened for its answer is taken back:
     /// the kernel has not heard of it.
     pub(super) fn begin(&self, req: &Request) -> Served<'_> {
-        self.crew.begin();
+        self.crew.begin(req.pid());
         let flight = &**self.capture.live().flight();
         let left = flight.begin(req.unique().0);
         let answer = left.as_ref().and_then(|left| left.answer);

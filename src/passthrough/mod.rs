@@ -23,6 +23,7 @@
 mod export;
 mod handles;
 mod members;
+mod paths;
 mod removed;
 mod tree;
 mod unfit;

@@ -15,6 +15,7 @@ use crate::types::{FileId, Name, Node};
 
 use super::export::{is_btrfs, is_whole};
 use super::members::Members;
+use super::paths::Paths;
 use super::removed::Removed;
 
 /// A call on the tree failed.
@@ -62,6 +63,7 @@ pub struct Tree {
     stamps_reads: bool,
     is_btrfs: bool,
     members: Members,
+    paths: Paths,
     removed: Removed,
     keeper: Option<Arc<dyn Keeper>>,
     cache: Vec<Mutex<LruCache<FileId, Arc<OwnedFd>>>>,
@@ -112,6 +114,7 @@ impl Tree {
             stamps_reads: sys::statvfs(root.as_fd())
                 .map_or(true, |volume| volume.f_flag & libc::ST_NOATIME == 0),
             members: Members::default(),
+            paths: Paths::default(),
             removed: Removed::default(),
             keeper: None,
             root,
@@ -388,6 +391,16 @@ impl Tree {
             libc::S_IFBLK => Node::Block(stat.rdev),
             _ => Node::File,
         })
+    }
+
+    /// [`Tree::path_of`], remembered from the last time if nothing was renamed since ([`Tree::note_rename`]).
+    pub fn path_hint(&self, id: FileId, fd: BorrowedFd<'_>) -> Vec<u8> {
+        self.paths.of(id, || self.path_of(fd))
+    }
+
+    /// A rename took effect just now.
+    pub fn note_rename(&self) {
+        self.paths.note_rename();
     }
 
     /// Where an open inode is, relative to the root, as bytes; for people only. Empty for the root.
