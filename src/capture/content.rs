@@ -239,7 +239,11 @@ impl Capture {
         }
         let stat = self.or_doubt(self.stat_after(node.as_fd(), id), id)?;
         if stat.nlink > 0 {
-            let mut body = self.body(call, Op::Truncate { id, size }, self.path_hint(file, id, &node));
+            let mut body = self.body(
+                call,
+                Op::Truncate { id, size },
+                self.path_hint(file, id, &node),
+            );
             body.after = Some(stat.attrs());
             self.record(locked, &body, &[], &[id]);
         }

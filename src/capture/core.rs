@@ -1,5 +1,6 @@
 //! What every captured call shares: locks, the append, gaps, the check of uncovered time.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
@@ -119,6 +120,8 @@ pub struct Capture {
     incarnation: u64,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) gap_open: AtomicBool,
+    /// Appends that failed, and whose files are in no gap yet.
+    pub(super) unnamed: AtomicU64,
     pub(super) gap: Mutex<(Gap, File)>,
     last_ctime_ns: AtomicU64,
     last_doubt: AtomicU64,
@@ -177,6 +180,7 @@ impl Capture {
             },
             observer,
             gap_open: AtomicBool::new(false),
+            unnamed: AtomicU64::new(0),
             gap: Mutex::new(Rank::Suspects, (Gap::default(), file)),
             last_ctime_ns: AtomicU64::new(0),
             last_doubt: AtomicU64::new(0),
@@ -456,7 +460,7 @@ impl Capture {
         payload: &[u8],
         touched: &[FileId],
     ) {
-        self.record_answering(locked, body, payload, touched, || {});
+        self.record_after(locked, body, payload, touched, None::<fn()>);
     }
 
     /// As [`Capture::record`]; calls `answer` as soon as nothing else can be recorded before. The record is made
@@ -470,30 +474,42 @@ impl Capture {
         touched: &[FileId],
         answer: impl FnOnce(),
     ) {
+        self.record_after(locked, body, payload, touched, Some(answer));
+    }
+
+    fn record_after(
+        &self,
+        locked: &Locked<'_>,
+        body: &Body,
+        payload: &[u8],
+        touched: &[FileId],
+        mut answer: Option<impl FnOnce()>,
+    ) {
         debug_assert!(
             touched.iter().any(|&id| locked.holds(id)),
             "recording needs the lock"
         );
         if !self.options.records {
-            return answer();
+            return answer.into_iter().for_each(|answer| answer());
         }
         if self.gap_open.load(Ordering::Acquire) {
             self.close_gap();
         }
         let draft = Draft::new(body, payload);
-        let mut answer = Some(answer);
+        let failures = Cell::new(0);
+        let failed = || {
+            failures.set(failures.get() + 1);
+            self.unnamed.fetch_add(1, Ordering::AcqRel);
+        };
         let appended = self.append_or_give_up(|| {
-            self.journal.append_after(&draft, || {
+            let first = || {
                 if let Some(answer) = answer.take() {
                     self.options.live.flight().note_answered();
                     answer();
                 }
-            })
+            };
+            self.journal.append_after(&draft, first, failed)
         });
-        if let Some(answer) = answer {
-            // The journal takes nothing, so there is no place to wait for.
-            answer();
-        }
         match appended {
             Ok(_) => {
                 self.options.counters.captured.note(draft.kind());
@@ -510,6 +526,11 @@ impl Capture {
                 };
                 self.open_gap(gap, &error);
             }
+        }
+        self.unnamed.fetch_sub(failures.get(), Ordering::AcqRel);
+        if let Some(answer) = answer {
+            // The journal took nothing, and what is missing is known by now.
+            answer();
         }
     }
 

@@ -93,7 +93,7 @@ impl Capture {
 
     /// Is there a gap that could not be recorded yet?
     pub fn has_open_gap(&self) -> bool {
-        self.gap_open.load(Ordering::Acquire)
+        self.unnamed.load(Ordering::Acquire) > 0 || self.gap_open.load(Ordering::Acquire)
     }
 
     /// Tries to record an open gap; true when there is none (any more).

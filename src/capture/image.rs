@@ -303,7 +303,7 @@ impl Capture {
             let mut names = Vec::new();
             let read = sys::read_entries(dir, &mut buf, |entry| {
                 if entry.name != b"." && entry.name != b".." {
-                    names.push((entry.name.to_vec(), entry.kind));
+                    names.push((entry.ino, entry.name.to_vec(), entry.kind));
                 }
                 true
             })
@@ -311,7 +311,10 @@ impl Capture {
             if read == 0 {
                 return Ok(parts);
             }
-            for (name, kind) in names {
+            // In the order in which they lie on the disk, as far as numbers tell; the target asks for them in this
+            // order, too. The order of a directory on ext4 is that of a hash.
+            names.sort_unstable_by_key(|(ino, ..)| *ino);
+            for (_, name, kind) in names {
                 let Ok(name) = Name::new(&name) else { continue };
                 let Some(entry) = self.read_entry(id, dir, name, kind)? else {
                     continue;

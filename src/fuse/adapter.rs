@@ -110,15 +110,31 @@ macro_rules! attempt {
     };
 }
 
-/// Begins to serve a request, unless it is one that workers die over.
+/// While a write of so many bytes is recorded it pays to let another thread read the next request.
+const LARGE_WRITE: usize = 256 << 10;
+
 thread_local! {
     /// What is read on its way to the kernel; as large as the largest read so far.
     static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Begins to serve a request, unless it is one that workers die over.
 macro_rules! begin {
-    ($self:expr, $req:expr, $reply:expr) => {{
-        let served = $self.begin($req);
+    ($self:expr, $req:expr, $reply:expr) => {
+        unless_poison!($self.begin($req), $reply)
+    };
+}
+
+/// As `begin!`, for a request that the kernel makes of its own.
+macro_rules! begin_own {
+    ($self:expr, $req:expr, $reply:expr) => {
+        unless_poison!($self.begin_own($req), $reply)
+    };
+}
+
+macro_rules! unless_poison {
+    ($served:expr, $reply:expr) => {{
+        let served = $served;
         if served.answer == Some(Answer::Poison) {
             return $reply.error(Errno::EIO);
         }
@@ -282,6 +298,8 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        // One of many, perhaps, that the kernel sends together.
+        let _serving = self.crew.serve();
         self.forget_node(ino.0, nlookup);
     }
 
@@ -641,6 +659,9 @@ impl Filesystem for Adapter {
             let answer = |bytes: usize| {
                 if let Some(reply) = reply.take() {
                     reply.written(u32::try_from(bytes).unwrap_or(u32::MAX));
+                    if bytes >= LARGE_WRITE {
+                        self.crew.has_much_left();
+                    }
                 }
             };
             self.capture
@@ -661,7 +682,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let _served = begin!(self, req, reply);
+        let _served = begin_own!(self, req, reply);
         if let Some(id) = self.capture.files.remove(fh.0) {
             self.capture.tree().note_closed(id);
         }
@@ -742,7 +763,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        let _served = begin!(self, req, reply);
+        let _served = begin_own!(self, req, reply);
         if let Some(id) = self.capture.dirs.remove(fh.0) {
             self.capture.tree().note_closed(id);
         }

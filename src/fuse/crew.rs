@@ -76,6 +76,15 @@ impl Drop for Member {
     }
 }
 
+/// A request without an answer that is being served.
+pub(super) struct Serving<'a>(&'a Crew);
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().readers += 1;
+    }
+}
+
 impl Crew {
     /// Nobody has served yet.
     pub(super) fn new() -> Crew {
@@ -95,22 +104,33 @@ impl Crew {
         }
     }
 
-    /// The calling thread has read a request of this thread id; 0: the kernel's own, such as the end
-    /// of an open file.
-    pub(super) fn begin(self: &Arc<Crew>, caller: u32) {
-        let is_new = MEMBER.with_borrow_mut(|member| {
+    /// The calling thread has read a request of this thread id, which is 0 for those of other namespaces; none: one
+    /// of the kernel's own, such as the end of an open file.
+    pub(super) fn begin(self: &Arc<Crew>, caller: Option<u32>) {
+        let is_new = self.join();
+        let mut state = self.state.lock();
+        state.begun += 1;
+        match caller {
+            Some(caller) if caller == 0 || caller != state.caller => {
+                state.others = ALONE;
+                state.caller = caller;
+            }
+            Some(_) => state.others = state.others.saturating_sub(1),
+            None => {}
+        }
+        self.stop_reading(state, is_new);
+    }
+
+    /// Makes the calling thread a member; false when it was one.
+    fn join(self: &Arc<Crew>) -> bool {
+        MEMBER.with_borrow_mut(|member| {
             let is_new = member.is_none();
             member.get_or_insert_with(|| Member(Arc::clone(self)));
             is_new
-        });
-        let mut state = self.state.lock();
-        state.begun += 1;
-        if caller != 0 && caller != state.caller {
-            state.others = ALONE;
-            state.caller = caller;
-        } else {
-            state.others = state.others.saturating_sub(1);
-        }
+        })
+    }
+
+    fn stop_reading(&self, mut state: MutexGuard<'_, State>, is_new: bool) {
         if !is_new {
             state.readers = state.readers.saturating_sub(1);
         }
@@ -119,6 +139,14 @@ impl Crew {
             drop(state);
             self.called.notify_all();
         }
+    }
+
+    /// The calling thread has read a request without an answer, and reads on when what is returned is dropped. The
+    /// kernel sends many of them in one: they are no sign that requests are short.
+    pub(super) fn serve(self: &Arc<Crew>) -> Serving<'_> {
+        let is_new = self.join();
+        self.stop_reading(self.state.lock(), is_new);
+        Serving(self)
     }
 
     /// More requests of the same caller come before this one is answered.
@@ -130,6 +158,14 @@ impl Crew {
     pub(super) fn will_wait(&self) {
         let mut state = self.state.lock();
         if state.readers == 0 && state.others > 0 {
+            self.call_one(&mut state);
+        }
+    }
+
+    /// The request of the calling thread is answered, and much is left to do for it.
+    pub(super) fn has_much_left(&self) {
+        let mut state = self.state.lock();
+        if state.readers == 0 {
             self.call_one(&mut state);
         }
     }

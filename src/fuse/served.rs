@@ -23,6 +23,10 @@ pub(super) struct Served<'a> {
 
 impl Drop for Served<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What was intended is for the next worker, and this thread does not wait for anything any more.
+            return;
+        }
         self.flight.end();
         self.crew.rest();
     }
@@ -32,7 +36,16 @@ impl Adapter {
     /// Begins to serve a request. What an earlier worker counted and opened for its answer is taken back:
     /// the kernel has not heard of it.
     pub(super) fn begin(&self, req: &Request) -> Served<'_> {
-        self.crew.begin(req.pid());
+        self.begin_of(req, Some(req.pid()))
+    }
+
+    /// As [`Adapter::begin`], for a request that the kernel makes of its own.
+    pub(super) fn begin_own(&self, req: &Request) -> Served<'_> {
+        self.begin_of(req, None)
+    }
+
+    fn begin_of(&self, req: &Request, caller: Option<u32>) -> Served<'_> {
+        self.crew.begin(caller);
         let flight = &**self.capture.live().flight();
         let left = flight.begin(req.unique().0);
         let answer = left.as_ref().and_then(|left| left.answer);

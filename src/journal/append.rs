@@ -33,20 +33,26 @@ impl Journal {
     /// When the draft says that more of its operation follows: groups go to
     /// [`Journal::append_group`].
     pub fn append(&self, draft: &Draft<'_>) -> Result<Seq, Error> {
-        self.append_after(draft, || {})
+        self.append_after(draft, || {}, || {})
     }
 
-    /// As [`Journal::append`]; `first` is called before, when nothing can come before the record any more: what
-    /// others record because of it gets a later place. Under the lock of the end, so it waits for nothing. It may
-    /// have been called when there is an error.
+    /// As [`Journal::append`]; `first` is called before, when nothing can come before the record any more and there is
+    /// room for it: what others record because of it gets a later place. Under the lock of the end, so it waits for
+    /// nothing. It may have been called when there is an error, and `failed` is called then under that lock, too: who
+    /// takes it later ([`Journal::settled_end`]) finds what `failed` noted.
     ///
     /// # Errors
     /// As [`Journal::append`].
     ///
     /// # Panics
     /// As [`Journal::append`].
-    pub fn append_after(&self, draft: &Draft<'_>, first: impl FnOnce()) -> Result<Seq, Error> {
-        self.append_drafts(std::slice::from_ref(draft), first)
+    pub fn append_after(
+        &self,
+        draft: &Draft<'_>,
+        first: impl FnOnce(),
+        failed: impl FnOnce(),
+    ) -> Result<Seq, Error> {
+        self.append_drafts(std::slice::from_ref(draft), first, failed)
     }
 
     /// Appends the frames of one operation: all of them or none. Returns the last one's position.
@@ -57,61 +63,28 @@ impl Journal {
     /// # Panics
     /// When there is no draft, or not all but the last say that more follows.
     pub fn append_group(&self, drafts: &[Draft<'_>]) -> Result<Seq, Error> {
-        self.append_drafts(drafts, || {})
+        self.append_drafts(drafts, || {}, || {})
     }
 
-    fn append_drafts(&self, drafts: &[Draft<'_>], first: impl FnOnce()) -> Result<Seq, Error> {
+    fn append_drafts(
+        &self,
+        drafts: &[Draft<'_>],
+        first: impl FnOnce(),
+        failed: impl FnOnce(),
+    ) -> Result<Seq, Error> {
         assert!(!drafts.is_empty(), "a group has frames");
         let core = &*self.core;
         core.check_poison()?;
-        let bytes: usize = drafts.iter().map(Draft::frame_len).sum();
         let mut tail = core.tail.lock();
-        first();
-        core.drop_open_group(&mut tail)?;
-        let last = tail.at.seq;
-        let seq = Seq(last.0 + drafts.len() as u64);
-        if seq > Seq::MAX {
-            // Nobody gets there by counting: files that are not as they were written said so.
-            let prev_seq = last;
-            return Err(Error::NotNext {
-                last,
-                prev_seq,
-                seq,
-            });
+        let appended = core.append_at(&mut tail, drafts, first);
+        if appended.is_err() {
+            failed();
         }
-        core.make_room(&mut tail, bytes as u64)?;
-        core.zero_ahead(&mut tail, bytes as u64);
-        let start = tail.at;
-        let mut first_time_ns = 0;
-        for (index, draft) in drafts.iter().enumerate() {
-            let time_ns = sys::realtime_ns();
-            let seq = tail.at.seq.next();
-            let sealed = draft.seal(seq, tail.at.seq, time_ns);
-            check_more(&sealed, index + 1 < drafts.len());
-            let slices = [
-                IoSlice::new(&sealed),
-                IoSlice::new(draft.meta()),
-                IoSlice::new(draft.payload()),
-            ];
-            let after = Point {
-                offset: tail.at.offset + draft.frame_len() as u64,
-                seq,
-                records: tail.at.records + 1,
-                crc: head_crc(&sealed),
-            };
-            if let Err(error) = core.write(&mut tail, &slices, after) {
-                core.take_back(&mut tail, start);
-                return Err(error);
-            }
-            if index == 0 {
-                first_time_ns = time_ns;
-            }
-        }
-        core.publish(&tail, start, first_time_ns);
-        let seq = tail.at.seq;
         drop(tail);
-        core.bell.ring();
-        Ok(seq)
+        if appended.is_ok() {
+            core.bell.ring();
+        }
+        appended
     }
 
     /// Stores a frame as it is. The frames of a group are published with the last of them; a frame
@@ -174,6 +147,58 @@ pub(super) fn head_crc(frame: &[u8]) -> u32 {
 }
 
 impl Core {
+    fn append_at(
+        &self,
+        tail: &mut Tail,
+        drafts: &[Draft<'_>],
+        first: impl FnOnce(),
+    ) -> Result<Seq, Error> {
+        let bytes: usize = drafts.iter().map(Draft::frame_len).sum();
+        self.drop_open_group(tail)?;
+        let last = tail.at.seq;
+        let seq = Seq(last.0 + drafts.len() as u64);
+        if seq > Seq::MAX {
+            // Nobody gets there by counting: files that are not as they were written said so.
+            let prev_seq = last;
+            return Err(Error::NotNext {
+                last,
+                prev_seq,
+                seq,
+            });
+        }
+        self.make_room(tail, bytes as u64)?;
+        first();
+        self.zero_ahead(tail, bytes as u64);
+        let start = tail.at;
+        let mut first_time_ns = 0;
+        for (index, draft) in drafts.iter().enumerate() {
+            let time_ns = sys::realtime_ns();
+            let seq = tail.at.seq.next();
+            let sealed = draft.seal(seq, tail.at.seq, time_ns);
+            check_more(&sealed, index + 1 < drafts.len());
+            let slices = [
+                IoSlice::new(&sealed),
+                IoSlice::new(draft.meta()),
+                IoSlice::new(draft.payload()),
+            ];
+            let after = Point {
+                offset: tail.at.offset + draft.frame_len() as u64,
+                seq,
+                records: tail.at.records + 1,
+                crc: head_crc(&sealed),
+            };
+            if let Err(error) = self.write(tail, &slices, after) {
+                self.take_back(tail, start);
+                return Err(error);
+            }
+            if index == 0 {
+                first_time_ns = time_ns;
+            }
+        }
+        self.publish(tail, start, first_time_ns);
+        Ok(tail.at.seq)
+    }
+
     fn write(&self, tail: &mut Tail, slices: &[IoSlice<'_>], after: Point) -> Result<(), Error> {
         let write = || sys::pwritev_all(tail.file.as_fd(), slices, tail.at.offset);
         let written = match write() {
@@ -335,9 +360,17 @@ impl Core {
 
     /// Makes a segment, enters it into the list and lets the tail point to it.
     pub(super) fn begin_segment(&self, tail: &mut Tail, header: Header) -> Result<(), Error> {
-        let file = segment::create(&self.seg_dir, &header).map_err(|error| match error {
-            Error::Io { source, .. } if is_full(&source) => self.full(),
-            other => other,
+        let is_out_of_room =
+            |error: &Error| matches!(error, Error::Io { source, .. } if is_full(source));
+        let created = match segment::create(&self.seg_dir, &header) {
+            Err(error) if is_out_of_room(&error) && self.bury() => {
+                segment::create(&self.seg_dir, &header)
+            }
+            created => created,
+        };
+        let file = created.map_err(|error| match is_out_of_room(&error) {
+            true => self.full(),
+            false => error,
         })?;
         let file = Arc::new(file);
         let path = segment::path_of(&self.seg_dir, header.first);

@@ -12,11 +12,14 @@ const SHARDS: usize = 8;
 /// Paths kept in each shard.
 const KEPT: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
+/// Each with the number of renames that were before it was looked up.
+type Shard = Mutex<LruCache<FileId, (u64, Vec<u8>)>>;
+
 /// Paths of inodes, each from the time between two renames: any of these may have changed it.
 #[derive(Debug)]
 pub(super) struct Paths {
     renames: AtomicU64,
-    shards: [Mutex<LruCache<FileId, (u64, Vec<u8>)>>; SHARDS],
+    shards: [Shard; SHARDS],
 }
 
 impl Default for Paths {
@@ -48,7 +51,7 @@ impl Paths {
         path
     }
 
-    fn shard(&self, id: FileId) -> &Mutex<LruCache<FileId, (u64, Vec<u8>)>> {
+    fn shard(&self, id: FileId) -> &Shard {
         &self.shards[(id.ino.0 % SHARDS as u64) as usize]
     }
 }

@@ -8,9 +8,9 @@
 //! # From the socket to the replica
 //! The session's task reads messages and hands batches through a small channel to the receiver
 //! thread, where one function (`accept_batch` in `intake.rs`) opens them, checks every frame,
-//! stores it, makes it durable, and only then publishes it: *received*. The applier thread applies
-//! what is published, and nothing else: *applied*. Checkpoints, on a thread of their own, make it
-//! *durable*, and the journal drops what is.
+//! stores it, makes it durable (in a full mirror only its end: what lost power begins that anew), and only
+//! then publishes it: *received*. The applier thread applies what is published, and nothing else: *applied*.
+//! Checkpoints, on a thread of their own, make it *durable*, and the journal drops what is.
 //!
 //! # Who may come in
 //! A source speaks TLS and shows a key. Until it has said who it is, it has a place in the *door* (`crowd.rs`)

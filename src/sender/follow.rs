@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::codec::Frame;
 use crate::journal;
 use crate::journal::Reader;
 use crate::sys;
@@ -14,6 +15,7 @@ use crate::wire::{Connector, Message, Packer, Start, Welcome, write_message};
 
 use super::beginning::Beginning;
 use super::connect::{Greeted, greet};
+use super::effort::{Batch, Effort};
 use super::error::Error;
 use super::progress::Note;
 use super::session::{Outgoing, read_task, write_task};
@@ -30,7 +32,7 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// After a batch of less than this, so long the next one gathers. Who appends meanwhile need not wake this thread, which
 /// would cost a program more than its record does, and a batch holds many records instead of one.
 const GATHER_BYTES: usize = 256 << 10;
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(5);
 /// Smallest limit of a batch, for links that break before a large one is through.
 const BATCH_BYTES_MIN: usize = 4 << 10;
 /// A session that lasted so long was a good one.
@@ -66,7 +68,9 @@ fn run_sessions(shared: &Arc<Shared>) {
             break;
         }
         jump_required |= shared.take_mirror_request();
-        if let Err(e) = one_session(shared, &mut connector, &mut jump_required, batch_bytes) {
+        let session = one_session(shared, &mut connector, &mut jump_required, batch_bytes);
+        let had_session = session.is_ok();
+        if let Err(e) = session {
             jump_required |= needs_jump(&e);
             shared.end_session(e);
         }
@@ -78,7 +82,8 @@ fn run_sessions(shared: &Arc<Shared>) {
         let lasted = sys::monotonic_ns() - began;
         if lasted > GOOD_SESSION_NS || shared.received() > before {
             pause = BACKOFF_MIN;
-        } else {
+        } else if had_session {
+            // Perhaps the link breaks before a batch is through.
             batch_bytes = (batch_bytes / 4).max(BATCH_BYTES_MIN);
         }
         if lasted > GOOD_SESSION_NS {
@@ -166,7 +171,7 @@ pub(super) fn resume(shared: &Shared) {
     shared.resume(durable, bytes, met, !is_kept);
 }
 
-/// One session, from the connection attempt to its end.
+/// One session, from the connection attempt to its end. An error says that none began.
 fn one_session(
     shared: &Arc<Shared>,
     connector: &mut Option<Connector>,
@@ -317,8 +322,28 @@ impl Filling {
         self.mirror_bytes = 0;
     }
 
+    /// Adds frames as long as they fit and are not beyond the limit; returns the first that is not added.
+    fn fill(
+        &mut self,
+        mut carried: Option<Frame>,
+        reader: &mut Reader,
+        limit: Seq,
+        batch_bytes: usize,
+    ) -> Result<Option<Frame>, Error> {
+        loop {
+            let next = match carried.take() {
+                Some(frame) => Some(frame),
+                None => reader.next().map_err(journal_failed)?,
+            };
+            let Some(frame) = next else { return Ok(None) };
+            if frame.header().seq > limit || !self.add(&frame, reader.bytes(), batch_bytes) {
+                return Ok(Some(frame));
+            }
+        }
+    }
+
     /// Adds a frame; false when it does not fit any more.
-    fn add(&mut self, frame: &crate::codec::Frame, bytes_end: u64, batch_bytes: usize) -> bool {
+    fn add(&mut self, frame: &Frame, bytes_end: u64, batch_bytes: usize) -> bool {
         let bytes = frame.bytes();
         if !self.raw.is_empty() && self.raw.len() + bytes.len() > batch_bytes {
             return false;
@@ -329,7 +354,7 @@ impl Filling {
             seq: header.seq,
             bytes_end,
             time_ns: header.time_ns,
-            is_captured: !header.kind.is_mirror(),
+            captured: u64::from(!header.kind.is_mirror()),
         });
         self.kinds.push(header.kind);
         if header.kind.is_mirror() {
@@ -351,24 +376,17 @@ fn follow(
     let mut filling = Filling::default();
     let mut carried = None;
     let mut handed = reader.seq();
+    let mut effort = Effort::new();
+    let began = sys::monotonic_ns();
     loop {
         filling.clear();
         let limit = shared.limit();
-        loop {
-            let next = match carried.take() {
-                Some(frame) => Some(frame),
-                None => reader.next().map_err(journal_failed)?,
-            };
-            let Some(frame) = next else { break };
-            if frame.header().seq > limit {
-                carried = Some(frame);
-                break;
-            }
-            if !filling.add(&frame, reader.bytes(), batch_bytes) {
-                carried = Some(frame);
-                break;
-            }
-        }
+        let (read_from, cpu_from) = (sys::monotonic_ns(), sys::thread_cpu_ns());
+        let batch_bytes = match read_from - began > GOOD_SESSION_NS {
+            true => limits::BATCH_BYTES_MAX,
+            false => batch_bytes,
+        };
+        carried = filling.fill(carried.take(), &mut reader, limit, batch_bytes)?;
         if shared.is_over() {
             return Ok(());
         }
@@ -380,6 +398,7 @@ fn follow(
             continue;
         };
         let seq = last.seq;
+        let read_at = sys::monotonic_ns();
         match shared.hand_over(&filling.notes) {
             Handed::Yes => {}
             Handed::Over => return Ok(()),
@@ -394,14 +413,28 @@ fn follow(
             shared.sent_ops.note(*kind);
         }
         let is_small = filling.raw.len() < GATHER_BYTES;
+        let let_at = sys::monotonic_ns();
+        packer.set_level(effort.level());
+        let packed = packer.pack(&filling.raw);
+        let (packed_at, cpu_at) = (sys::monotonic_ns(), sys::thread_cpu_ns());
+        let mut batch = Batch {
+            raw_bytes: packed.raw_bytes as u64,
+            is_smaller: packed.is_compressed,
+            is_behind: carried.is_some(),
+            packed: Duration::from_nanos(read_at - read_from + packed_at - let_at),
+            processor: Duration::from_nanos(cpu_at - cpu_from),
+            waited: Duration::ZERO,
+        };
         let outgoing = Outgoing {
-            packed: packer.pack(&filling.raw),
+            packed,
             seq,
             mirror_bytes: filling.mirror_bytes,
         };
         if batches.blocking_send(outgoing).is_err() {
             return Ok(());
         }
+        batch.waited = Duration::from_nanos(let_at - read_at + sys::monotonic_ns() - packed_at);
+        effort.note(&batch);
         // With more in the queue there is nothing to wait for.
         if is_small && carried.is_none() {
             std::thread::sleep(GATHER);

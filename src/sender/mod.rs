@@ -34,6 +34,7 @@
 
 mod beginning;
 mod connect;
+mod effort;
 mod error;
 mod events;
 mod follow;
@@ -46,6 +47,7 @@ mod state;
 mod wish;
 
 pub use beginning::{Beginning, Line, Why, is_mirror_due, is_possible, marks_after, marks_at};
+pub use effort::{Batch, Effort};
 pub use error::Error;
 pub use events::{SenderEvents, SenderOptions};
 pub use handle::Sender;

@@ -16,8 +16,9 @@ pub(super) struct Note {
     pub(super) bytes_end: u64,
     /// When it was captured.
     pub(super) time_ns: u64,
-    /// A program did it, not a mirror.
-    pub(super) is_captured: bool,
+    /// How many operations of programs it stands for: its own, which is none for a mirror's record, and those of records
+    /// before it that were dropped.
+    pub(super) captured: u64,
 }
 
 /// The records on their way, sparsely: exact at every record remembered, and always exact at the
@@ -52,10 +53,15 @@ impl Progress {
 
     fn thin(&mut self) {
         let half = self.notes.len() / 2;
-        let mut index = 0;
-        self.notes.retain(|_| {
+        let (mut index, mut dropped) = (0, 0);
+        self.notes.retain_mut(|note| {
             index += 1;
-            index > half || index % 2 == 0
+            note.captured += std::mem::take(&mut dropped);
+            let stays = index > half || index % 2 == 0;
+            if !stays {
+                dropped = note.captured;
+            }
+            stays
         });
     }
 
@@ -75,12 +81,13 @@ impl Progress {
         note.map_or(self.base_bytes, |n| n.bytes_end)
     }
 
-    /// When those after `from` up to `to` were captured, as far as they are remembered and programs did them.
-    pub(super) fn times_between(&self, from: Seq, to: Seq) -> impl Iterator<Item = u64> {
+    /// When operations of programs after `from` up to `to` were captured, and how many each time stands for.
+    pub(super) fn times_between(&self, from: Seq, to: Seq) -> impl Iterator<Item = (u64, u64)> {
         let first = self.notes.partition_point(|n| n.seq <= from);
         let after = self.notes.partition_point(|n| n.seq <= to);
         let notes = self.notes.range(first..after.max(first));
-        notes.filter(|n| n.is_captured).map(|n| n.time_ns)
+        let notes = notes.filter(|n| n.captured > 0);
+        notes.map(|n| (n.time_ns, n.captured))
     }
 
     /// Was the record after `seq` handed over in an earlier session?

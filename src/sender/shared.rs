@@ -409,8 +409,8 @@ impl Shared {
             (&self.applied_latency, before.applied, inner.marks.applied),
             (&self.durable_latency, before.durable, inner.marks.durable),
         ] {
-            for captured_ns in inner.progress.times_between(from, to) {
-                latency.note(now_ns.saturating_sub(captured_ns));
+            for (captured_ns, count) in inner.progress.times_between(from, to) {
+                latency.note_many(now_ns.saturating_sub(captured_ns), count);
             }
         }
         assert!(inner.marks.durable <= inner.marks.applied, "marks in order");

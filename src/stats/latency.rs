@@ -53,6 +53,9 @@ fn class_of(ns: u64) -> usize {
 
 /// Nothing of the class took longer.
 fn most_of(class: usize) -> u64 {
+    if class == CLASSES - 1 {
+        return u64::MAX;
+    }
     let class = class as u64;
     let (above, part) = (class / u64::from(PARTS), class % u64::from(PARTS));
     (5 + part) << (above + u64::from(SHORTEST) - 2)
@@ -65,7 +68,12 @@ fn seconds(ns: u64) -> f64 {
 impl Latency {
     /// Something took so long.
     pub fn note(&self, ns: u64) {
-        self.classes[class_of(ns)].fetch_add(1, Ordering::Relaxed);
+        self.note_many(ns, 1);
+    }
+
+    /// So many took so long.
+    pub fn note_many(&self, ns: u64, count: u64) {
+        self.classes[class_of(ns)].fetch_add(count, Ordering::Relaxed);
         self.longest_ns.fetch_max(ns, Ordering::Relaxed);
     }
 

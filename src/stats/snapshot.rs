@@ -22,7 +22,7 @@ pub struct Lag {
 pub struct Lags {
     /// Handed to the link.
     pub sent: Lag,
-    /// Durable in the target's journal.
+    /// In the target's journal: durable there, but in a full mirror.
     pub received: Lag,
     /// Shown by the replica.
     pub applied: Lag,

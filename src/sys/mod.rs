@@ -57,7 +57,7 @@ pub use private::{NotPrivate, make_private_dir, open_private, share_with_groups}
 pub use process::{
     Credentials, act_without_own_limits, boot_id, coarse_now, effective_uid, host_name, is_root,
     lower_priority, monotonic_ns, now, open_files_limit, random_u128, ready_notify, realtime_ns,
-    return_memory, serve_write_back, set_umask, sync_file_system_of,
+    return_memory, serve_write_back, set_umask, sync_file_system_of, thread_cpu_ns,
 };
 pub use relay::{
     fuse_doubt_names, fuse_init_again, fuse_resend, inherited, keep_over_exec, message_pair,

@@ -29,6 +29,12 @@ pub fn monotonic_ns() -> u64 {
     u64::try_from(at.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(at.tv_nsec).unwrap_or(0)
 }
 
+/// Processor time of the calling thread in nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    let at = clock(libc::CLOCK_THREAD_CPUTIME_ID);
+    u64::try_from(at.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(at.tv_nsec).unwrap_or(0)
+}
+
 /// Wall-clock time.
 pub fn now() -> Time {
     let at = clock(libc::CLOCK_REALTIME);

@@ -99,7 +99,8 @@ pub struct Position {
 pub struct Marks {
     /// Last record handed to the link.
     pub sent: Seq,
-    /// Last record stored durably in the target's journal.
+    /// Last record stored in the target's journal: durably, but in a full mirror, which begins anew where the target
+    /// lost power.
     pub received: Seq,
     /// Last record whose effect the replica shows.
     pub applied: Seq,

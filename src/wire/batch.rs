@@ -19,6 +19,8 @@ const CODEC_ZSTD: u8 = 1;
 const HEAD_BYTES: usize = 4 + 1 + 1 + 4;
 /// Smaller batches are not worth a try.
 const TRY_BYTES_MIN: usize = 256;
+/// zstd's level, unless another is asked for.
+const LEVEL: i32 = 1;
 /// After tries that saved nothing, at most so many raw bytes go without another try.
 const SKIP_BYTES_MAX: usize = 64 << 20;
 
@@ -29,12 +31,15 @@ pub struct Packed {
     pub bytes: Vec<u8>,
     /// Bytes of frames in it.
     pub raw_bytes: usize,
+    /// Was it compressed?
+    pub is_compressed: bool,
 }
 
 /// Packs batches: zstd where it saves a tenth; data that does not compress is tried more and more
 /// rarely, so that it costs no time.
 pub struct Packer {
     zstd: Option<zstd::bulk::Compressor<'static>>,
+    level: Option<i32>,
     skip_bytes: usize,
     skip_next: usize,
 }
@@ -50,10 +55,24 @@ impl Packer {
     pub fn new() -> Packer {
         Packer {
             // Without a compressor (no memory) batches go raw.
-            zstd: zstd::bulk::Compressor::new(1).ok(),
+            zstd: zstd::bulk::Compressor::new(LEVEL).ok(),
+            level: Some(LEVEL),
             skip_bytes: 0,
             skip_next: limits::BATCH_BYTES_MAX,
         }
+    }
+
+    /// From now on zstd's level is this; none: nothing is compressed. The usual one is 1.
+    pub fn set_level(&mut self, level: Option<i32>) {
+        if level == self.level {
+            return;
+        }
+        if let (Some(level), Some(zstd)) = (level, self.zstd.as_mut())
+            && let Err(error) = zstd.set_compression_level(level)
+        {
+            tracing::warn!(%error, level, "compression level stays as it is");
+        }
+        self.level = level;
     }
 
     /// Packs frames that stand back to back in `raw`.
@@ -80,12 +99,14 @@ impl Packer {
         Packed {
             bytes,
             raw_bytes: raw.len(),
+            is_compressed: codec == CODEC_ZSTD,
         }
     }
 
     /// Appends `raw` compressed; false when it was not tried or does not pay.
     fn compress(&mut self, raw: &[u8], bytes: &mut Vec<u8>) -> bool {
-        let Some(zstd) = self.zstd.as_mut().filter(|_| raw.len() >= TRY_BYTES_MIN) else {
+        let is_tried = self.level.is_some() && raw.len() >= TRY_BYTES_MIN;
+        let Some(zstd) = self.zstd.as_mut().filter(|_| is_tried) else {
             return false;
         };
         if self.skip_bytes > 0 {

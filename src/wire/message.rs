@@ -222,7 +222,7 @@ pub struct MirrorProgress {
 /// The target's marks and state, all of one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ack {
-    /// Last record durable in the target's journal.
+    /// Last record in the target's journal: durable there, but in a full mirror.
     pub received: Seq,
     /// Last record applied.
     pub applied: Seq,

@@ -85,10 +85,10 @@ def measure(given: argparse.Namespace, scratch: Scratch, results: Results, hp: P
         groups = [g for g in all_groups(material) if only or not (given.quick and g.slow)]
         files.run_files(groups, systems, scratch, results, rounds, only)
     program = Doppelfs(binary, scratch)
-    if "replication" in given.parts:
-        Replication(program, material, scratch, results).run(rounds, only)
     if "lag" in given.parts:
         Lag(program, material, scratch, results).run(rounds)
+    if "replication" in given.parts:
+        Replication(program, material, scratch, results).run(rounds, only)
     if "scale" in given.parts:
         Scale(program, material, scratch, results).run(only)
 

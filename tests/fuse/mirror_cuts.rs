@@ -54,6 +54,84 @@ fn cut_in_mirror(test: &str, kind: &str) {
     fixture.finish();
 }
 
+/// What comes before the loss of power.
+#[derive(Debug, Clone, Copy)]
+enum Before {
+    /// The target is stopped in order, in the middle of the mirror.
+    Stop,
+    /// The source disconnects, in the middle of the mirror.
+    Disconnect,
+    /// The mirror's end, just now.
+    End,
+}
+
+fn cut_after(test: &str, before: Before) {
+    let Some(image) = disk(test, "ext4") else {
+        return;
+    };
+    let seed = seed(test);
+    let mut fixture = Fixture::apart(test, None, Some(image.path()));
+    plant_source_tree(&fixture.path("tree"), seed, 300);
+    plant_ballast(&fixture.path("ballast"), seed, BALLAST_BYTES / 2);
+    fixture.target.start();
+    fixture.pair();
+    fixture.mount();
+    let dir = fixture.path("load");
+    std::fs::create_dir(&dir).expect("mkdir");
+    let load = load_all(&dir, seed);
+    match before {
+        Before::Stop | Before::Disconnect => until("the mirror to be under way", || {
+            fixture.connection().mirror_bytes() > BALLAST_BYTES / 8
+        }),
+        Before::End => until("the mirror's end", || {
+            fixture.connection().data_state() == "ok"
+        }),
+    }
+    match before {
+        Before::Stop => fixture.target.stop(),
+        Before::Disconnect => {
+            fixture.doppelfs().args(["disconnect", "data"]).succeed();
+        }
+        Before::End => {}
+    }
+    image.cut();
+    load.end();
+    fixture.target.kill();
+    image.come_back();
+    fixture.target.start();
+    if let Before::Disconnect = before {
+        fixture.doppelfs().args(["connect", "data"]).succeed();
+    }
+    until("a connection", || fixture.connection().is_connected());
+    let report = fixture.assert_equal();
+    eprintln!("{test}: {report}");
+    fixture.finish();
+}
+
+#[test]
+fn a_target_that_is_stopped_in_a_mirror_and_loses_power_is_exact_in_the_end() {
+    cut_after(
+        "a_target_that_is_stopped_in_a_mirror_and_loses_power_is_exact_in_the_end",
+        Before::Stop,
+    );
+}
+
+#[test]
+fn a_target_that_loses_power_while_a_mirror_is_disconnected_is_exact_in_the_end() {
+    cut_after(
+        "a_target_that_loses_power_while_a_mirror_is_disconnected_is_exact_in_the_end",
+        Before::Disconnect,
+    );
+}
+
+#[test]
+fn a_target_that_loses_power_at_the_end_of_its_mirror_is_exact_in_the_end() {
+    cut_after(
+        "a_target_that_loses_power_at_the_end_of_its_mirror_is_exact_in_the_end",
+        Before::End,
+    );
+}
+
 #[test]
 fn a_target_on_ext4_that_loses_power_in_a_mirror_is_mirrored_anew() {
     cut_in_mirror(

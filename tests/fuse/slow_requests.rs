@@ -5,8 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::power_cuts::disk;
@@ -15,6 +15,8 @@ use crate::support::{Fixture, until};
 /// Fewer than there are threads that serve.
 const WRITERS: usize = 3;
 const NAMES: usize = 50;
+/// More requests than it takes to be seen as the only program.
+const ALONE: u64 = 64;
 /// Far more than 50 lookups take, far less than the frozen writes do.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -48,6 +50,59 @@ fn waiting_threads(worker: u64) -> usize {
         .count()
 }
 
+fn make_names(fixture: &Fixture) {
+    for number in 0..NAMES {
+        std::fs::write(fixture.path(format!("name-{number}")), b"x").expect("write");
+    }
+}
+
+fn look_at_names(fixture: &Fixture) {
+    let began = Instant::now();
+    for number in 0..NAMES {
+        let stat = std::fs::metadata(fixture.path(format!("name-{number}")));
+        assert_eq!(stat.expect("stat").len(), 1);
+        assert!(
+            began.elapsed() < PATIENCE,
+            "served too late after {number} names"
+        );
+    }
+}
+
+/// One that was alone so far, so that no second thread reads requests beside the one that serves it.
+#[test]
+fn a_request_that_waits_keeps_no_other_from_being_served_though_its_program_was_alone() {
+    let test = "a_request_that_waits_keeps_no_other_from_being_served_though_its_program_was_alone";
+    let Some(image) = disk(test, "ext4") else {
+        return;
+    };
+    let mut fixture = Fixture::with_data_on(test, image.path());
+    make_names(&fixture);
+    fixture.start();
+    let path = fixture.path("written");
+    let worker = fixture.set().worker_pid();
+    let (tell, told) = mpsc::channel();
+    let (go, gone) = mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        let file = File::create(path).expect("create");
+        for offset in 0..ALONE {
+            file.write_all_at(b"written", offset).expect("write");
+        }
+        tell.send(()).expect("somebody listens");
+        gone.recv().expect("somebody tells");
+        file.write_all_at(b"frozen", 0).expect("write");
+    });
+    told.recv().expect("the writer is there");
+    let frozen = Frozen::new(image.path());
+    go.send(()).expect("the writer listens");
+    until("the write to wait", || waiting_threads(worker) == 1);
+    look_at_names(&fixture);
+    assert!(!writer.is_finished(), "the write did not wait");
+    drop(frozen);
+    writer.join().expect("the writer");
+    fixture.assert_equal();
+    fixture.finish();
+}
+
 #[test]
 fn requests_that_wait_for_a_disk_keep_no_other_from_being_served() {
     let test = "requests_that_wait_for_a_disk_keep_no_other_from_being_served";
@@ -55,9 +110,7 @@ fn requests_that_wait_for_a_disk_keep_no_other_from_being_served() {
         return;
     };
     let mut fixture = Fixture::with_data_on(test, image.path());
-    for number in 0..NAMES {
-        std::fs::write(fixture.path(format!("name-{number}")), b"x").expect("write");
-    }
+    make_names(&fixture);
     fixture.start();
     let open = |number: usize| -> File {
         let path = fixture.path(format!("written-{number}"));
@@ -83,15 +136,7 @@ fn requests_that_wait_for_a_disk_keep_no_other_from_being_served() {
         })
         .collect();
     until("the writes to wait", || waiting_threads(worker) == WRITERS);
-    let began = Instant::now();
-    for number in 0..NAMES {
-        let stat = std::fs::metadata(fixture.path(format!("name-{number}")));
-        assert_eq!(stat.expect("stat").len(), 1);
-        assert!(
-            began.elapsed() < PATIENCE,
-            "served too late after {number} names"
-        );
-    }
+    look_at_names(&fixture);
     assert_eq!(
         done.load(Ordering::SeqCst),
         0,

@@ -78,6 +78,7 @@ mod receiver_pairing;
 mod remap;
 #[path = "../support/scratch.rs"]
 mod scratch;
+mod sender_effort;
 mod sender_session;
 mod simulation;
 mod simulation_driver;

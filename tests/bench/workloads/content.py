@@ -11,11 +11,14 @@ from processes import BenchError, run
 from workloads.kind import Group, Material, Workload
 
 
-def make_file(path: Path, mebibytes: int) -> None:
-    """A file of random bytes, written and on disk."""
-    with path.open("wb") as file:
+def make_file(path: Path, mebibytes: int, piece: int = 2**20) -> None:
+    """A file of random bytes, written in such pieces and on disk. The pieces matter: ext4 keeps large ones in large folios of
+    the page cache, and a small write into one of these costs it many times as much."""
+    with path.open("wb", buffering=0) as file:
         for _ in range(mebibytes):
-            file.write(os.urandom(2**20))
+            block = memoryview(os.urandom(2**20))
+            for at in range(0, 2**20, piece):
+                file.write(block[at : at + piece])
         os.fsync(file.fileno())
 
 
@@ -29,13 +32,18 @@ class Fio:
         """The file that all jobs use, with every block written."""
         make_file(below / "file", self.sizes.file_mib)
 
-    def job(self, place: Path, kind: str, block: str, *more: str) -> dict:
+    def prepare_random(self, below: Path) -> None:
+        """One that was written in small pieces, as databases do, and one in large ones, as copies are."""
+        make_file(below / "file", self.sizes.file_mib, 4096)
+        make_file(below / "copied", self.sizes.file_mib)
+
+    def job(self, place: Path, kind: str, block: str, *more: str, name: str = "file") -> dict:
         """Runs one job; the result of its only group."""
         side = "read" if kind.endswith("read") else "write"
         words = [
             "fio",
             "--name=job",
-            f"--filename={place / 'file'}",
+            f"--filename={place / name}",
             f"--size={self.sizes.file_mib}m",
             f"--rw={kind}",
             f"--bs={block}",
@@ -62,9 +70,9 @@ class Fio:
         """A measurement of MB/s."""
         return lambda place: self.job(place, kind, block, *more)["bw_bytes"] / 1e6
 
-    def rate(self, kind: str, block: str, *more: str):
+    def rate(self, kind: str, block: str, *more: str, name: str = "file"):
         """A measurement of operations a second."""
-        return lambda place: self.job(place, kind, block, *more)["iops"]
+        return lambda place: self.job(place, kind, block, *more, name=name)["iops"]
 
 
 def read_through(place: Path) -> float:
@@ -112,6 +120,13 @@ def groups(material: Material) -> list[Group]:
     random_writes = [
         Workload("rand-write-4k", "random write 4 KiB", "writes/s", "higher", fio.rate("randwrite", "4k")),
         Workload(
+            "rand-write-4k-copied",
+            "random write 4 KiB into a file that was written in large pieces",
+            "writes/s",
+            "higher",
+            fio.rate("randwrite", "4k", name="copied"),
+        ),
+        Workload(
             "rand-write-4k-4jobs",
             "random write 4 KiB, 4 jobs",
             "writes/s",
@@ -143,6 +158,6 @@ def groups(material: Material) -> list[Group]:
     ]
     return [
         Group("sequential-writes", writes, fio.prepare),
-        Group("random-writes", random_writes, fio.prepare),
+        Group("random-writes", random_writes, fio.prepare_random),
         Group("reads", reads, fio.prepare),
     ]
