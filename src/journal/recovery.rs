@@ -12,7 +12,7 @@
 //! |---|---|---|---|
 //! | A | nothing | an empty journal at position 0, durable | no |
 //! | B | same boot, the tail ends with a record | nothing | no |
-//! | C | same boot, the tail ends inside a record | cut at its start: it was never acknowledged | no |
+//! | C | same boot, the tail ends inside a record | cut at its start: what it was to tell is known from the intent that its worker left, or its files are in doubt | no |
 //! | D | the tail ends inside a group | cut at the group's start | no |
 //! | E | same boot, no sound record somewhere in the tail, beyond the synced mark | cut there | yes |
 //! | F | another boot | what is sound is flushed, a new segment is begun that says so | perhaps |

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// zstd's levels, from the first step to the last; none on the first.
-const LEVELS: [Option<i32>; 5] = [None, Some(1), Some(3), Some(6), Some(9)];
+/// zstd's levels, from the first step to the last. None of them is none: who pays for what goes over a link wants little
+/// of it, however fast the link is. What does not compress is left alone by the packer.
+const LEVELS: [i32; 5] = [-5, 1, 3, 6, 9];
 /// The step for a connection that keeps up: it saves most of what can be saved, for little.
 const USUAL: usize = 1;
 /// So many bytes of records tell how fast a step is.
@@ -29,7 +30,7 @@ pub struct Batch {
 }
 
 /// Chooses the level. While there is a backlog it looks for the one that moves most bytes of records a second: a
-/// link that is waited for wants a higher one, one that waits for us a lower one or none. What was tried lately and was
+/// link that is waited for wants a higher one, one that waits for us a lower one. What was tried lately and was
 /// slower is not tried again. Without a backlog it goes back to the usual level.
 ///
 /// A higher level is taken only by who gets a processor when it wants one: programs on the source come first.
@@ -65,8 +66,8 @@ impl Effort {
         }
     }
 
-    /// zstd's level; none: not at all.
-    pub fn level(&self) -> Option<i32> {
+    /// zstd's level.
+    pub fn level(&self) -> i32 {
         LEVELS[self.step]
     }
 
@@ -108,7 +109,7 @@ impl Effort {
         let is_link_idle = self.waited < self.packed / 4;
         let has_processor = self.processor > self.packed / 2;
         // What does not compress is not made to by another level.
-        let compresses = self.is_smaller || self.step == 0;
+        let compresses = self.is_smaller;
         if is_link_slow && compresses && has_processor && self.is_worth(self.step + 1, rate) {
             self.step += 1;
         } else if is_link_idle && self.is_smaller && self.step > 0 {

@@ -39,7 +39,7 @@ pub struct Packed {
 /// rarely, so that it costs no time.
 pub struct Packer {
     zstd: Option<zstd::bulk::Compressor<'static>>,
-    level: Option<i32>,
+    level: i32,
     skip_bytes: usize,
     skip_next: usize,
 }
@@ -56,18 +56,18 @@ impl Packer {
         Packer {
             // Without a compressor (no memory) batches go raw.
             zstd: zstd::bulk::Compressor::new(LEVEL).ok(),
-            level: Some(LEVEL),
+            level: LEVEL,
             skip_bytes: 0,
             skip_next: limits::BATCH_BYTES_MAX,
         }
     }
 
-    /// From now on zstd's level is this; none: nothing is compressed. The usual one is 1.
-    pub fn set_level(&mut self, level: Option<i32>) {
+    /// From now on zstd's level is this. The usual one is 1.
+    pub fn set_level(&mut self, level: i32) {
         if level == self.level {
             return;
         }
-        if let (Some(level), Some(zstd)) = (level, self.zstd.as_mut())
+        if let Some(zstd) = self.zstd.as_mut()
             && let Err(error) = zstd.set_compression_level(level)
         {
             tracing::warn!(%error, level, "compression level stays as it is");
@@ -105,8 +105,7 @@ impl Packer {
 
     /// Appends `raw` compressed; false when it was not tried or does not pay.
     fn compress(&mut self, raw: &[u8], bytes: &mut Vec<u8>) -> bool {
-        let is_tried = self.level.is_some() && raw.len() >= TRY_BYTES_MIN;
-        let Some(zstd) = self.zstd.as_mut().filter(|_| is_tried) else {
+        let Some(zstd) = self.zstd.as_mut().filter(|_| raw.len() >= TRY_BYTES_MIN) else {
             return false;
         };
         if self.skip_bytes > 0 {
