@@ -39,7 +39,7 @@ impl Handler for Answers {
                     count,
                     filter,
                 } => blocking(move || tail(&source, &items, (follow, count), &filter)).await,
-                Request::Wait { timeout_ms, .. } => Ok(wait(source, timeout_ms).await),
+                Request::Wait { timeout_ms, .. } => Ok(wait(&source, timeout_ms).await),
                 Request::MirrorStart {
                     kind: MirrorKind::Full,
                 } => blocking(move || start_mirror(&source)).await,
@@ -172,30 +172,14 @@ fn goal(source: &Source) -> Option<Seq> {
     (!open).then(|| source.journal.settled_end())
 }
 
-/// As [`goal`], and the end as it is, on a thread that may wait for the disk of the queue.
-async fn goal_aside(source: &Arc<Source>) -> (Option<Seq>, Seq) {
-    let asked = Arc::clone(source);
-    let look = move || (goal(&asked), asked.journal.settled_end());
-    let found = tokio::task::spawn_blocking(look).await;
-    found.unwrap_or_else(|_| (None, source.journal.end()))
-}
-
-async fn wait(source: Arc<Source>, timeout_ms: Option<u64>) -> Reply {
-    let source = &source;
-    let mut seq = None;
+async fn wait(source: &Source, timeout_ms: Option<u64>) -> Reply {
+    let mut seq = goal(source);
     let mut changes = source.changes.subscribe();
     let done = async {
         loop {
             changes.mark_unchanged();
-            let wanted = match seq {
-                Some(wanted) => wanted,
-                None => {
-                    let (known, end) = goal_aside(source).await;
-                    seq = known;
-                    known.unwrap_or(end)
-                }
-            };
-            let reason = missing(source, wanted)?;
+            seq = seq.or_else(|| goal(source));
+            let reason = missing(source, seq.unwrap_or_else(|| source.journal.settled_end()))?;
             if source.senders.lock().is_empty() {
                 return Some(reason);
             }

@@ -132,9 +132,11 @@ fn a_paused_replica_stays_at_its_moment_through_kills_and_restarts() {
     mirror.expect_code(2).expect_words(&["paused", "resume"]);
     let wait = fixture
         .doppelfs()
-        .args(["wait", "data", "--caught-up", "--timeout", "1"])
+        .args(["wait", "data", "--caught-up", "--timeout", "5"])
         .run();
-    assert!(wait.expect_code(1).stdout.contains("doppelfs resume data"));
+    let wait = wait.expect_code(1);
+    let said = &wait.stdout;
+    assert!(said.contains("doppelfs resume data"), "{said}");
 
     fixture.target.kill();
     fixture.target.start();
