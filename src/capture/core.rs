@@ -134,6 +134,8 @@ pub struct Capture {
     moved: Mutex<Vec<FileId>>,
     /// Changes whenever a file's bytes move (collapse, insert): images in progress start anew.
     pub(super) shifts: AtomicU64,
+    /// Images whose content was not in memory.
+    pub(super) cold: AtomicU64,
 }
 
 impl std::fmt::Debug for Capture {
@@ -189,6 +191,7 @@ impl Capture {
             in_doubt: Mutex::new(Rank::Leaf, HashSet::new()),
             moved: Mutex::new(Rank::Leaf, Vec::new()),
             shifts: AtomicU64::new(0),
+            cold: AtomicU64::new(0),
         };
         for id in capture.files.ids().into_iter().chain(capture.dirs.ids()) {
             capture.tree.note_open(id);

@@ -4,6 +4,7 @@
 //! the stream after it happened after it. A large file is imaged in pieces, each under the lock;
 //! what is written in between stands between the pieces, and the end is exact.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
@@ -14,6 +15,9 @@ use crate::sys::{self, EntryType};
 use crate::types::{Attrs, Body, Entry, FileId, Name, Node, Op, Xattr, limits};
 
 use super::core::{Capture, c_name};
+
+/// So much of a large file is asked for at a time.
+const READ_AHEAD_BYTES: u64 = 4 << 20;
 
 /// What came of imaging an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +156,8 @@ impl Capture {
             }
             let fd = self.open_to_image(id)?;
             bytes.resize(usize::try_from(stat.size).unwrap_or(0), 0);
-            let read = sys::pread(fd.as_fd(), &mut bytes, 0).map_err(|source| Error {
+            let read = self.read_part(fd.as_fd(), &mut bytes, 0);
+            let read = read.map_err(|source| Error {
                 op: "read",
                 id: Some(id),
                 source,
@@ -166,6 +171,48 @@ impl Capture {
         self.append(&Draft::new(&body, &bytes))?;
         self.append_xattrs(id, stat.attrs(), &rest)?;
         Ok(ImageOutcome::Imaged(bytes.len() as u64))
+    }
+
+    /// Reads until the buffer is full or the file ends, and takes note where that means to wait for the disk: of a
+    /// file that is read in parts what follows is asked for then.
+    fn read_part(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let cached = sys::pread_cached(fd, buf, offset)?;
+        if cached == Some(buf.len()) {
+            return Ok(buf.len());
+        }
+        self.cold.fetch_add(1, Ordering::Relaxed);
+        if buf.len() == limits::PAYLOAD_BYTES_MAX {
+            // Without it is slower, and no more.
+            let _ = sys::fadvise_willneed(fd, offset, READ_AHEAD_BYTES);
+        }
+        sys::pread(fd, buf, offset)
+    }
+
+    /// How many parts of images had to be waited for, as the disk had them.
+    pub fn cold_images(&self) -> u64 {
+        self.cold.load(Ordering::Relaxed)
+    }
+
+    /// Has what the image of a file needs read into memory, of a large one the beginning. Waits for the disk, takes
+    /// no lock, and changes nothing.
+    ///
+    /// # Errors
+    /// When it cannot be opened now.
+    pub fn read_ahead(&self, id: FileId) -> Result<(), Error> {
+        self.act_as_root()?;
+        let node = self.tree.node(id)?;
+        let stat = self.tree.stat_fd(node.as_fd(), id)?;
+        if !stat.is_file() || stat.size == 0 {
+            return Ok(());
+        }
+        let flags = libc::O_RDONLY | libc::O_NOATIME | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let fd = self.tree.open(id, flags)?;
+        let length = stat.size.min(limits::PAYLOAD_BYTES_MAX as u64);
+        sys::fadvise_willneed(fd.as_fd(), 0, length).map_err(|source| Error {
+            op: "reading ahead",
+            id: Some(id),
+            source,
+        })
     }
 
     fn open_to_image(&self, id: FileId) -> Result<OwnedFd, Error> {
@@ -239,7 +286,8 @@ impl Capture {
                 let length = usize::try_from(end - start)
                     .unwrap_or(usize::MAX)
                     .min(buf.len());
-                let got = sys::pread(fd.as_fd(), &mut buf[..length], offset).map_err(read)?;
+                let got = self.read_part(fd.as_fd(), &mut buf[..length], offset);
+                let got = got.map_err(read)?;
                 append(Op::ImageData { id, offset }, None, &buf[..got])?;
                 offset += got as u64;
                 sent += got as u64;

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::core::{Core, Journal};
 use super::cursor::Mark;
@@ -12,9 +13,11 @@ use super::segment::{HEADER_BYTES, Point, Segment};
 use crate::sys;
 use crate::types::Seq;
 
-/// Sealed segments that are left to the page cache: while the consumers keep up, they are unlinked
-/// before they are ever written. Older ones are a backlog and get flushed.
-const CACHED_SEGMENTS: usize = 3;
+/// Sealed segments are left to the page cache, so many and so long: while the consumers keep up, they are
+/// unlinked before they are ever written. Older ones are a backlog and get flushed. It is enough for what a
+/// target has applied and not on its disk yet: in an initial mirror all of it would be written here, too.
+const CACHED_SEGMENTS: usize = 16;
+const CACHED_FOR: Duration = Duration::from_secs(10);
 
 impl Journal {
     /// Makes everything appended so far durable and returns how far that is. Callers at the same
@@ -44,8 +47,11 @@ impl Core {
         let _flush = self.flush.lock();
         let newest = {
             let segments = self.segments.lock();
-            let at = segments.len().checked_sub(CACHED_SEGMENTS + 2);
-            at.and_then(|at| segments.get(at)).cloned()
+            let sealed = segments.iter().rev().filter(|segment| segment.is_sealed());
+            let mut due = sealed.enumerate().filter(|(newer, segment)| {
+                *newer >= CACHED_SEGMENTS || segment.is_sealed_for(CACHED_FOR)
+            });
+            due.next().map(|(_, segment)| Arc::clone(segment))
         };
         match newest {
             Some(segment) if !segment.is_synced() && self.poison.get().is_none() => {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::error::{Error, io};
 use crate::sync::{Mutex, Rank};
@@ -199,6 +200,8 @@ pub(super) struct Segment {
     records: AtomicU64,
     crc: AtomicU32,
     is_sealed: AtomicBool,
+    /// When it was, on the monotonic clock; for one of an earlier process, when it was found.
+    sealed_ns: AtomicU64,
     /// Unlinked although somebody still wanted it.
     is_gone: AtomicBool,
     /// Bytes of the file known to be durable.
@@ -220,6 +223,7 @@ impl Segment {
             records: AtomicU64::new(end.records),
             crc: AtomicU32::new(end.crc),
             is_sealed: AtomicBool::new(false),
+            sealed_ns: AtomicU64::new(0),
             is_gone: AtomicBool::new(false),
             synced: AtomicU64::new(0),
             disk_bytes: AtomicU64::new(0),
@@ -258,12 +262,20 @@ impl Segment {
         Seq(self.last.load(Ordering::Acquire))
     }
 
+    /// It gets no more records.
     pub(super) fn seal(&self) {
+        self.sealed_ns.store(sys::monotonic_ns(), Ordering::Relaxed);
         self.is_sealed.store(true, Ordering::Release);
     }
 
     pub(super) fn is_sealed(&self) -> bool {
         self.is_sealed.load(Ordering::Acquire)
+    }
+
+    /// Was it sealed so long ago?
+    pub(super) fn is_sealed_for(&self, age: Duration) -> bool {
+        let since_ns = sys::monotonic_ns().saturating_sub(self.sealed_ns.load(Ordering::Relaxed));
+        self.is_sealed() && u128::from(since_ns) >= age.as_nanos()
     }
 
     pub(super) fn give_up(&self) {

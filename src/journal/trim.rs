@@ -67,18 +67,24 @@ impl Journal {
     /// Gives the disk back when everything has been consumed but the active segment is large.
     fn seal_if_consumed(&self) {
         let core = &*self.core;
-        let is_consumed = || core.cursors.min().is_some_and(|min| min >= core.end());
-        let bytes = core.active_bytes.load(Ordering::Relaxed);
-        if bytes <= IDLE_BYTES_MAX || !is_consumed() {
+        if core.cursors.min().is_some_and(|min| min >= core.end()) {
+            self.seal_beyond(IDLE_BYTES_MAX);
+        }
+    }
+
+    /// Begins another segment when the one written to is larger than `bytes`: a segment is freed as a whole.
+    pub fn seal_beyond(&self, bytes: u64) {
+        let core = &*self.core;
+        if core.active_bytes.load(Ordering::Relaxed) <= bytes {
             return;
         }
         let mut tail = core.tail.lock();
         let is_open = tail.at.offset != tail.segment.len();
-        if is_open || !is_consumed() {
+        if is_open || tail.at.offset <= bytes {
             return;
         }
         if let Err(error) = core.roll(&mut tail) {
-            tracing::warn!(%error, "consumed segment not sealed");
+            tracing::warn!(%error, "segment not sealed");
         }
     }
 

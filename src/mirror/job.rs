@@ -12,6 +12,8 @@ use crate::sync;
 use crate::sys;
 use crate::types::{FileId, Op, Scope, Seq};
 
+use super::ahead::{AHEAD_MAX, Ahead};
+
 /// What the thread is told.
 #[derive(Debug)]
 pub enum Event {
@@ -125,12 +127,14 @@ impl Mirror {
         (events, inbox): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     ) -> std::io::Result<Mirror> {
         let state = Arc::new(MirrorState::default());
+        let ahead = Ahead::new(Arc::clone(&capture));
         let work = Work {
             capture,
             pace,
             inbox,
             state: state.clone(),
             queues: BTreeMap::new(),
+            ahead,
             partial_wanted: false,
             unended: BTreeSet::new(),
         };
@@ -173,12 +177,21 @@ impl Drop for Mirror {
     }
 }
 
+/// What a connection wants.
+#[derive(Default)]
+struct Queue {
+    ids: VecDeque<FileId>,
+    /// So many at the front are read ahead.
+    ahead: usize,
+}
+
 struct Work {
     capture: Arc<Capture>,
     pace: Arc<dyn Pace>,
     inbox: mpsc::Receiver<Event>,
     state: Arc<MirrorState>,
-    queues: BTreeMap<u32, VecDeque<FileId>>,
+    queues: BTreeMap<u32, Queue>,
+    ahead: Ahead,
     partial_wanted: bool,
     /// Mirrors that are complete, but for what a walk may still find.
     unended: BTreeSet<u64>,
@@ -222,15 +235,24 @@ impl Work {
         let (&connection, queue) = self
             .queues
             .iter_mut()
-            .find(|(_, queue)| !queue.is_empty())?;
-        let wanted = queue.pop_front().map(|id| (connection, id));
+            .find(|(_, queue)| !queue.ids.is_empty())?;
+        while self.ahead.is_due() && queue.ahead < AHEAD_MAX {
+            let Some(id) = queue.ids.get(queue.ahead) else {
+                break;
+            };
+            self.ahead.read(*id);
+            queue.ahead += 1;
+        }
+        let wanted = queue.ids.pop_front().map(|id| (connection, id));
+        queue.ahead = queue.ahead.saturating_sub(1);
         self.state.answered(u64::from(wanted.is_some()));
         wanted
     }
 
     /// Takes all events there are; waits for one when there is nothing to do.
     fn take_events(&mut self, pause: bool) -> Next {
-        let idle = self.queues.values().all(VecDeque::is_empty) && !self.partial_wanted;
+        let is_wanted = |queue: &Queue| !queue.ids.is_empty();
+        let idle = !self.queues.values().any(is_wanted) && !self.partial_wanted;
         let first = if pause {
             match self.inbox.recv_timeout(RETRY) {
                 Ok(event) => Some(event),
@@ -258,7 +280,8 @@ impl Work {
     fn take(&mut self, event: Event) -> Next {
         match event {
             Event::Wanted { connection, ids } => {
-                self.queues.entry(connection).or_default().extend(ids);
+                let queue = self.queues.entry(connection).or_default();
+                queue.ids.extend(ids);
             }
             Event::Reset { connection } => {
                 self.forget(connection);
@@ -285,7 +308,7 @@ impl Work {
     /// What a connection wants is dropped: it asks again.
     fn forget(&mut self, connection: u32) {
         let wanted = self.queues.remove(&connection).unwrap_or_default();
-        self.state.answered(wanted.len() as u64);
+        self.state.answered(wanted.ids.len() as u64);
     }
 
     fn end(&self, mirror: u64) {
@@ -303,7 +326,9 @@ impl Work {
         }
         let pace = self.pace.clone();
         let mut room = move |_sent: u64| pace.wait_for_room(connection);
-        match self.capture.image(id, &mut room) {
+        let outcome = self.capture.image(id, &mut room);
+        self.ahead.note_image();
+        match outcome {
             Ok(ImageOutcome::Imaged(bytes)) => {
                 self.state.imaged.fetch_add(1, Ordering::Relaxed);
                 self.state.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -319,12 +344,11 @@ impl Work {
                 let reason: &dyn std::error::Error = &error;
                 tracing::warn!(error = reason, %id, "an image failed; trying again");
                 // A journal's failure passes with its disk's; a file's comes round again.
-                if !matches!(error, ImageError::Journal(_)) {
-                    self.state.asked.fetch_add(1, Ordering::Relaxed);
-                    self.queues.entry(connection).or_default().push_back(id);
-                } else {
-                    self.state.asked.fetch_add(1, Ordering::Relaxed);
-                    self.queues.entry(connection).or_default().push_front(id);
+                self.state.asked.fetch_add(1, Ordering::Relaxed);
+                let ids = &mut self.queues.entry(connection).or_default().ids;
+                match error {
+                    ImageError::Journal(_) => ids.push_front(id),
+                    ImageError::Below(_) => ids.push_back(id),
                 }
                 false
             }

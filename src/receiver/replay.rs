@@ -14,7 +14,7 @@ use crate::codec::Frame;
 use crate::journal::Reader;
 use crate::sync;
 use crate::sys;
-use crate::types::{Kind, Seq, limits};
+use crate::types::{Kind, Scope, Seq, limits};
 use crate::wire::{DataState, MirrorProgress};
 
 use super::error::Error;
@@ -57,6 +57,9 @@ impl Retry {
         self.at_ns == 0 || sys::monotonic_ns() >= self.at_ns
     }
 }
+
+/// Segments of the queue in a full mirror: what is applied is removed before it is written.
+const MIRROR_SEGMENT_BYTES: u64 = 8 << 20;
 
 /// The thread's own state.
 struct Replay {
@@ -170,7 +173,9 @@ impl Replay {
         let position = opened_at(self.applier.position(), settled, before_first, received);
         if let Some(position) = position {
             let durable = self.applier.durable();
-            journal.register(CURSOR, durable).map_err(journal_failed)?;
+            // After a full mirror's beginning, what is applied may be gone.
+            let kept = durable.max(before_first).min(position.seq);
+            journal.register(CURSOR, kept).map_err(journal_failed)?;
             if position.seq > durable {
                 // Applied before a restart: a checkpoint is due although nothing comes.
                 let now = sys::monotonic_ns();
@@ -284,6 +289,7 @@ impl Replay {
             }
             Ask::Apply(received, upto) => {
                 self.apply_slice(received);
+                self.drop_applied();
                 if self.save_is_due(received, upto) {
                     self.save();
                 }
@@ -389,6 +395,22 @@ impl Replay {
             self.note_mark(&frame);
         }
         Ok(Some(frame))
+    }
+
+    fn is_in_full_mirror(&self) -> bool {
+        let mirror = self.applier.mirror();
+        mirror.is_some_and(|mirror| mirror.scope == Scope::Full)
+    }
+
+    /// In a full mirror the queue lets go of what is applied, before it is durable in the replica: where this process
+    /// ends, the applier's table says what was applied; where the host does, another mirror follows. What is removed
+    /// so soon is never written to the disk.
+    fn drop_applied(&self) {
+        if self.staging.is_none() && self.is_in_full_mirror() {
+            let journal = &self.stream.journal;
+            journal.seal_beyond(MIRROR_SEGMENT_BYTES);
+            journal.advance(CURSOR, self.applier.applied());
+        }
     }
 
     /// Puts what the applier shows onto the board, hands out wants, tells of a finished mirror.

@@ -5,11 +5,20 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// posix_fadvise(2) `POSIX_FADV_DONTNEED`: the clean pages of this range may leave the cache.
 pub fn fadvise_dontneed(fd: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
+    fadvise(fd, offset, length, libc::POSIX_FADV_DONTNEED)
+}
+
+/// posix_fadvise(2) `POSIX_FADV_WILLNEED`: this range is to be read into the cache, without a wait for the disk as
+/// far as its queue has room.
+pub fn fadvise_willneed(fd: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
+    fadvise(fd, offset, length, libc::POSIX_FADV_WILLNEED)
+}
+
+fn fadvise(fd: BorrowedFd<'_>, offset: u64, length: u64, advice: i32) -> io::Result<()> {
     let range = |n: u64| i64::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
     let (offset, length) = (range(offset)?, range(length)?);
     // SAFETY: plain call on an open descriptor.
-    let rc =
-        unsafe { libc::posix_fadvise(fd.as_raw_fd(), offset, length, libc::POSIX_FADV_DONTNEED) };
+    let rc = unsafe { libc::posix_fadvise(fd.as_raw_fd(), offset, length, advice) };
     // This call returns the error number itself.
     if rc == 0 {
         Ok(())

@@ -88,6 +88,25 @@ pub fn open_beneath(
     owned(fd as i32)
 }
 
+/// preadv2(2) with `RWF_NOWAIT`, once: what is in the cache; `None` where that would mean to wait for the disk, or the
+/// file system cannot tell.
+pub fn pread_cached(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+    let at = signed(offset)?;
+    let part = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
+    // SAFETY: the buffer is writable for its length.
+    let rc = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const part, 1, at, libc::RWF_NOWAIT) };
+    match count(rc) {
+        Ok(n) => Ok(Some(n)),
+        Err(e) => match e.raw_os_error() {
+            Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::EINTR) => Ok(None),
+            _ => Err(e),
+        },
+    }
+}
+
 /// pread(2) until the buffer is full or the file ends.
 pub fn pread(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
