@@ -139,8 +139,29 @@ pub fn pwrite(fd: BorrowedFd<'_>, buf: &[u8], offset: u64) -> io::Result<usize> 
     }
 }
 
-/// One pwritev(2) of all slices; a short write is an error, with what was written left behind.
+/// The most that is written to a new part of a file at once.
+///
+/// For a larger write the page cache takes folios of half a megabyte and more, which come from memory that a
+/// hypervisor has taken back and has to give anew: measured on ext4 in a virtual machine (Linux 6.18), 0.35 GB/s in
+/// writes of 1 MiB and 2.7 GB/s in writes of 256 KiB.
+pub const WRITE_BYTES_MAX: usize = 256 << 10;
+
+/// pwritev(2) of all slices, at once where they are not larger than [`WRITE_BYTES_MAX`]; a short write is an error,
+/// with what was written left behind.
 pub fn pwritev_all(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+    let need: usize = slices.iter().map(|s| s.len()).sum();
+    if need <= WRITE_BYTES_MAX {
+        return pwritev_whole(fd, slices, offset);
+    }
+    let mut at = offset;
+    for piece in slices.iter().flat_map(|s| s.chunks(WRITE_BYTES_MAX)) {
+        pwritev_whole(fd, &[IoSlice::new(piece)], at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
+fn pwritev_whole(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
     let need: usize = slices.iter().map(|s| s.len()).sum();
     let at = signed(offset)?;
     let slice_count = i32::try_from(slices.len()).unwrap_or(i32::MAX);

@@ -314,7 +314,9 @@ impl Replica for FsReplica {
         let fd = self.fd(file)?;
         let mut done = 0;
         while done < data.len() {
-            let written = sys::pwrite(fd.as_fd(), &data[done..], offset + done as u64)?;
+            let rest = &data[done..];
+            let piece = &rest[..rest.len().min(sys::WRITE_BYTES_MAX)];
+            let written = sys::pwrite(fd.as_fd(), piece, offset + done as u64)?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
