@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::sync;
 use crate::sys;
 use crate::types::{FileId, SetName};
 
@@ -178,11 +180,40 @@ struct Held {
     claim: Option<OwnedFd>,
 }
 
+/// Closes what is not kept any more, on a thread of its own. The last descriptor of a removed file frees
+/// its blocks, which takes seconds where they are many: meanwhile the loop would hear neither a signal
+/// nor the worker, and a worker that tells it something, in the middle of an operation, would wait.
+#[derive(Debug)]
+struct Closer(Option<mpsc::Sender<OwnedFd>>);
+
+impl Closer {
+    /// Without a thread it closes in place: late answers are better than no mount.
+    fn start() -> Closer {
+        let (sender, fds) = mpsc::channel();
+        match sync::spawn("dfs-close", move || fds.into_iter().for_each(drop)) {
+            Ok(_) => Closer(Some(sender)),
+            Err(error) => {
+                tracing::warn!(%error, "no thread closes removed files, the supervisor does it between its answers");
+                Closer(None)
+            }
+        }
+    }
+
+    fn close(&self, fd: OwnedFd) {
+        match &self.0 {
+            // Should the thread have ended, it comes back and is closed here.
+            Some(thread) => drop(thread.send(fd)),
+            None => drop(fd),
+        }
+    }
+}
+
 struct Supervisor {
     charge: Charge,
     told: Supervision,
     held: Option<Held>,
     kept: HashMap<FileId, OwnedFd>,
+    closer: Closer,
     signals: Signals,
     failures: u32,
     deaths: VecDeque<Instant>,
@@ -246,6 +277,7 @@ pub fn supervise(charge: Charge) -> io::Result<u8> {
             charge,
             held: None,
             kept: HashMap::new(),
+            closer: Closer::start(),
             signals: Signals {
                 end: signal(SignalKind::terminate())?,
                 interrupt: signal(SignalKind::interrupt())?,
@@ -494,7 +526,11 @@ impl Supervisor {
                     self.kept.insert(id, fd);
                 }
             }
-            Message::Release(id) => drop(self.kept.remove(&id)),
+            Message::Release(id) => {
+                if let Some(fd) = self.kept.remove(&id) {
+                    self.closer.close(fd);
+                }
+            }
             _ => {}
         }
     }
