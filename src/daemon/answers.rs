@@ -17,6 +17,10 @@ use super::pauses;
 use super::source::Source;
 use super::tail::tail;
 
+/// No wait is over sooner: who gives it no time at all asks whether all is there now, and what that would
+/// be is found out by another thread.
+const GOAL_PATIENCE: Duration = Duration::from_millis(50);
+
 /// Answers for one set.
 pub(super) struct Answers {
     pub(super) source: Arc<Source>,
@@ -165,21 +169,44 @@ fn missing(source: &Source, seq: Seq) -> Option<String> {
     })
 }
 
-/// What has to be durable for everything up to now to be: known only when nothing is looked for any
-/// more, since what is found then is said in the stream behind what was captured meanwhile.
-fn goal(source: &Source) -> Option<Seq> {
-    let open = source.capture.is_checking() || source.capture.has_open_gap();
-    (!open).then(|| source.journal.settled_end())
+/// What has to be durable for everything up to now to be.
+struct Goal {
+    seq: Seq,
+    /// Is nothing looked for any more? What is found then is said in the stream behind what was captured
+    /// meanwhile.
+    is_final: bool,
 }
 
-async fn wait(source: &Source, timeout_ms: Option<u64>) -> Reply {
-    let mut seq = goal(source);
+/// Who appends to a queue whose disk is stuck has the lock of its end. A thread of the runtime that waited
+/// for it could answer nothing else, not even `status`, so another one does.
+async fn find_goal(source: &Arc<Source>) -> Result<Goal, tokio::task::JoinError> {
+    let source = Arc::clone(source);
+    let look = move || {
+        // Before the end: what ended the search has been said in front of it.
+        let is_final = !(source.capture.is_checking() || source.capture.has_open_gap());
+        let seq = source.journal.settled_end();
+        Goal { seq, is_final }
+    };
+    tokio::task::spawn_blocking(look).await
+}
+
+async fn wait(source: &Arc<Source>, timeout_ms: Option<u64>) -> Reply {
+    let mut known = None;
     let mut changes = source.changes.subscribe();
     let done = async {
         loop {
             changes.mark_unchanged();
-            seq = seq.or_else(|| goal(source));
-            let reason = missing(source, seq.unwrap_or_else(|| source.journal.settled_end()))?;
+            let seq = match known {
+                Some(seq) => seq,
+                None => {
+                    let Ok(goal) = find_goal(source).await else {
+                        return Some("the worker is ending".to_owned());
+                    };
+                    known = goal.is_final.then_some(goal.seq);
+                    goal.seq
+                }
+            };
+            let reason = missing(source, seq)?;
             if source.senders.lock().is_empty() {
                 return Some(reason);
             }
@@ -192,6 +219,7 @@ async fn wait(source: &Source, timeout_ms: Option<u64>) -> Reply {
         }
     };
     let limit = timeout_ms.map_or(Duration::MAX, Duration::from_millis);
+    let limit = limit.max(GOAL_PATIENCE);
     let reason = match tokio::time::timeout(limit, done).await {
         Ok(reason) => reason,
         Err(_) => {
