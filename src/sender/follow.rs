@@ -37,6 +37,9 @@ const GATHER: Duration = Duration::from_millis(5);
 const BATCH_BYTES_MIN: usize = 4 << 10;
 /// A session that lasted so long was a good one.
 const GOOD_SESSION_NS: u64 = 5_000_000_000;
+/// A full batch that was through sooner may be followed by one of twice the size: what a link takes in this time
+/// is not much to lose when it breaks.
+const QUICK_BATCH: Duration = Duration::from_millis(250);
 
 /// Runs until the sender is stopped. A panic stops this connection, visibly, and no other.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -68,7 +71,7 @@ fn run_sessions(shared: &Arc<Shared>) {
             break;
         }
         jump_required |= shared.take_mirror_request();
-        let session = one_session(shared, &mut connector, &mut jump_required, batch_bytes);
+        let session = one_session(shared, &mut connector, &mut jump_required, &mut batch_bytes);
         let had_session = session.is_ok();
         if let Err(e) = session {
             jump_required |= needs_jump(&e);
@@ -85,9 +88,6 @@ fn run_sessions(shared: &Arc<Shared>) {
         } else if had_session {
             // Perhaps the link breaks before a batch is through.
             batch_bytes = (batch_bytes / 4).max(BATCH_BYTES_MIN);
-        }
-        if lasted > GOOD_SESSION_NS {
-            batch_bytes = limits::BATCH_BYTES_MAX;
         }
         if !shared.pause(jittered(pause)) {
             break;
@@ -176,7 +176,7 @@ fn one_session(
     shared: &Arc<Shared>,
     connector: &mut Option<Connector>,
     jump_required: &mut bool,
-    batch_bytes: usize,
+    batch_bytes: &mut usize,
 ) -> Result<(), Error> {
     let options = &shared.options;
     let runtime = &options.runtime;
@@ -364,12 +364,13 @@ impl Filling {
     }
 }
 
-/// Reads frames and hands batches to the writing task until the session is over.
+/// Reads frames and hands batches to the writing task until the session is over. Limits of batches that were made small
+/// for a bad link rise step by step: one that is slow would not get a batch of the largest size through, or break before.
 fn follow(
     shared: &Shared,
     mut reader: Reader,
     batches: &mpsc::Sender<Outgoing>,
-    batch_bytes: usize,
+    batch_bytes: &mut usize,
 ) -> Result<(), Error> {
     let journal = &shared.options.journal;
     let mut packer = Packer::new();
@@ -382,11 +383,7 @@ fn follow(
         filling.clear();
         let limit = shared.limit();
         let (read_from, cpu_from) = (sys::monotonic_ns(), sys::thread_cpu_ns());
-        let batch_bytes = match read_from - began > GOOD_SESSION_NS {
-            true => limits::BATCH_BYTES_MAX,
-            false => batch_bytes,
-        };
-        carried = filling.fill(carried.take(), &mut reader, limit, batch_bytes)?;
+        carried = filling.fill(carried.take(), &mut reader, limit, *batch_bytes)?;
         if shared.is_over() {
             return Ok(());
         }
@@ -433,8 +430,13 @@ fn follow(
         if batches.blocking_send(outgoing).is_err() {
             return Ok(());
         }
-        batch.waited = Duration::from_nanos(let_at - read_at + sys::monotonic_ns() - packed_at);
+        let handed_at = sys::monotonic_ns();
+        batch.waited = Duration::from_nanos(let_at - read_at + handed_at - packed_at);
         effort.note(&batch);
+        let is_good = handed_at - began > GOOD_SESSION_NS;
+        if is_good && batch.is_behind && batch.waited < QUICK_BATCH {
+            *batch_bytes = (*batch_bytes * 2).min(limits::BATCH_BYTES_MAX);
+        }
         // With more in the queue there is nothing to wait for.
         if is_small && carried.is_none() {
             std::thread::sleep(GATHER);
