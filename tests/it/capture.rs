@@ -317,6 +317,40 @@ fn a_rename_names_whom_it_replaced_and_how() {
 }
 
 #[test]
+fn records_tell_where_a_file_is_after_a_directory_above_it_was_renamed() {
+    let bed = plain("hints");
+    let root = bed.root();
+    let above = bed.make(root, "a", Node::Dir);
+    let dir = bed.make(above, "d", Node::Dir);
+    let file = bed.make(dir, "f", Node::File);
+    let change = AttrChange {
+        mode: Some(0o600),
+        ..AttrChange::default()
+    };
+    // Each path is looked up by the first of two records and known to the second.
+    let touch = |names: [&str; 2]| {
+        let before = bed.bodies().len();
+        for text in names {
+            bed.capture
+                .set_attrs(&Call::OURS, file, None, &change, |_| {})
+                .unwrap();
+            bed.make(dir, text, Node::File);
+        }
+        let paths = bed.bodies().split_off(before).into_iter();
+        paths
+            .map(|body| String::from_utf8(body.path).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let expected = ["a/d/f", "a/d/1", "a/d/f", "a/d/2"];
+    assert_eq!(touch(["1", "2"]), expected);
+    bed.capture
+        .rename(&Call::OURS, (root, &name("a")), (root, &name("z")), 0)
+        .unwrap();
+    let expected = ["z/d/f", "z/d/3", "z/d/f", "z/d/4"];
+    assert_eq!(touch(["3", "4"]), expected);
+}
+
+#[test]
 fn concurrent_writers_of_one_file_are_recorded_in_the_order_of_effect() {
     let bed = plain("order");
     let open = OpenMode {

@@ -95,6 +95,47 @@ fn full_disk_takes_nothing_half_and_goes_on_after_giving_up() {
 }
 
 #[test]
+fn nobody_is_told_of_a_place_when_there_is_no_room() {
+    let scratch = Scratch::on_disk("told");
+    let payload = vec![7u8; 100_003];
+    let attributes = body(1);
+    let draft = Draft::new(&attributes, &payload);
+    let told = |journal: &Journal| {
+        let (mut is_first, mut has_failed) = (false, false);
+        let appended = journal.append_after(&draft, || is_first = true, || has_failed = true);
+        (appended, is_first, has_failed)
+    };
+    let share = Options {
+        disk_bytes_max: Some(1 << 20),
+        ..Options::default()
+    };
+    let reserve = Options {
+        free_bytes_min: u64::MAX / 2,
+        ..Options::default()
+    };
+    for (label, options, room) in [("share", share, 1..=10), ("reserve", reserve, 0..=0)] {
+        let journal = Journal::open(&scratch.path().join(label), options);
+        let journal = journal.unwrap().0;
+        journal.register("one", Seq(0)).unwrap();
+        let mut count = 0;
+        let (error, is_first, has_failed) = loop {
+            match told(&journal) {
+                (Ok(seq), is_first, has_failed) => {
+                    count += 1;
+                    assert_eq!((seq, is_first, has_failed), (Seq(count), true, false));
+                }
+                (Err(error), is_first, has_failed) => break (error, is_first, has_failed),
+            }
+        };
+        assert!(matches!(error, Error::Full { .. }), "{label}: {error}");
+        assert!(room.contains(&count), "{label}: {count} records");
+        assert!(!is_first, "{label}: told of a place that there is not");
+        assert!(has_failed, "{label}: not told of the failure");
+        assert_eq!(journal.end(), Seq(count));
+    }
+}
+
+#[test]
 fn write_cut_short_by_a_full_disk_is_taken_back() {
     let Some(disk) = Tmpfs::mount("short", "16m") else {
         return;
