@@ -273,6 +273,15 @@ fn wrong_words(path: &str, text: &str) -> Vec<String> {
     wrong
 }
 
+/// Tests that never run: Cargo.toml says that there are none in `src`, so that it is compiled once.
+fn wrong_tests(path: &str, text: &str) -> Vec<String> {
+    let is_test = |line: &str| line.contains("#[test]") || line.contains("cfg(test)");
+    let lines = code(text).filter(|(_, line)| path.starts_with("src/") && is_test(line));
+    lines
+        .map(|(number, line)| format!("{path}:{number}: tests stand in tests: {line}"))
+        .collect()
+}
+
 fn wrong_names(path: &str, text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let parts = path.trim_end_matches(".rs").split(['/', '_', '-']);
@@ -389,6 +398,17 @@ fn unsafe_locks_threads_and_empty_promises_stand_where_they_may() {
     );
     assert_eq!(wrong_words("tests/it/a.rs", "// TODO: later").len(), 1);
     assert_tidy(wrong_words);
+}
+
+#[test]
+fn tests_stand_where_they_run() {
+    assert_eq!(wrong_tests("src/fuse/a.rs", "#[test]\nfn f() {}").len(), 1);
+    assert_eq!(
+        wrong_tests("src/fuse/a.rs", "#[cfg(test)]\nmod t;").len(),
+        1
+    );
+    assert!(wrong_tests("tests/it/a.rs", "#[test]\nfn f() {}").is_empty());
+    assert_tidy(wrong_tests);
 }
 
 #[test]
