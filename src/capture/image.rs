@@ -16,9 +16,6 @@ use crate::types::{Attrs, Body, Entry, FileId, Name, Node, Op, Xattr, limits};
 
 use super::core::{Capture, c_name};
 
-/// So much of a large file is asked for at a time.
-const READ_AHEAD_BYTES: u64 = 4 << 20;
-
 /// What came of imaging an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageOutcome {
@@ -173,19 +170,18 @@ impl Capture {
         Ok(ImageOutcome::Imaged(bytes.len() as u64))
     }
 
-    /// Reads until the buffer is full or the file ends, and takes note where that means to wait for the disk: of a
-    /// file that is read in parts what follows is asked for then.
+    /// Reads until the buffer is full or the file ends, and takes note where that means to wait for the disk.
     fn read_part(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let cached = sys::pread_cached(fd, buf, offset)?;
         if cached == Some(buf.len()) {
             return Ok(buf.len());
         }
         self.cold.fetch_add(1, Ordering::Relaxed);
-        if buf.len() == limits::PAYLOAD_BYTES_MAX {
-            // Without it is slower, and no more.
-            let _ = sys::fadvise_willneed(fd, offset, READ_AHEAD_BYTES);
+        match buf.len() < limits::PAYLOAD_BYTES_MAX {
+            true => sys::pread(fd, buf, offset),
+            // What programs use is in the cache already; the rest of a large file would drive that out.
+            false => sys::pread_uncached(fd, buf, offset),
         }
-        sys::pread(fd, buf, offset)
     }
 
     /// How many parts of images had to be waited for, as the disk had them.

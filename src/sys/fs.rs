@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 use crate::types::Time;
 
@@ -91,20 +92,93 @@ pub fn open_beneath(
 /// preadv2(2) with `RWF_NOWAIT`, once: what is in the cache; `None` where that would mean to wait for the disk, or the
 /// file system cannot tell.
 pub fn pread_cached(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
-    let at = signed(offset)?;
-    let part = libc::iovec {
-        iov_base: buf.as_mut_ptr().cast(),
-        iov_len: buf.len(),
-    };
-    // SAFETY: the buffer is writable for its length.
-    let rc = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const part, 1, at, libc::RWF_NOWAIT) };
-    match count(rc) {
+    match preadv2(fd, buf, offset, libc::RWF_NOWAIT) {
         Ok(n) => Ok(Some(n)),
         Err(e) => match e.raw_os_error() {
             Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::EINTR) => Ok(None),
             _ => Err(e),
         },
     }
+}
+
+fn preadv2(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64, flags: i32) -> io::Result<usize> {
+    let at = signed(offset)?;
+    let part = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
+    // SAFETY: the buffer is writable for its length.
+    count(unsafe { libc::preadv2(fd.as_raw_fd(), &raw const part, 1, at, flags) })
+}
+
+/// Can the kernel do I/O that leaves nothing new in the page cache, and is it to be trusted with it? `RWF_DONTCACHE`
+/// came with Linux 6.14, could lose what was written (mended by "mm/filemap: gate dropbehind invalidate on folio
+/// !dirty && !writeback"), and was out of use in 6.15.
+fn is_uncached_sound() -> bool {
+    static SOUND: OnceLock<bool> = OnceLock::new();
+    *SOUND.get_or_init(|| {
+        let named = nix::sys::utsname::uname();
+        named.is_ok_and(|name| is_from(&name.release().to_string_lossy(), (6, 16)))
+    })
+}
+
+/// Is a kernel of this release, such as `6.18.2-cloud`, of this version or a later one?
+pub fn is_from(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= version,
+        _ => false,
+    }
+}
+
+/// Does the file system know nothing of `RWF_DONTCACHE`?
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS)
+    )
+}
+
+/// As [`pread`], and what had to be read for it leaves the page cache again, where the kernel can do that.
+pub fn pread_uncached(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while is_uncached_sound() && done < buf.len() {
+        match preadv2(
+            fd,
+            &mut buf[done..],
+            offset + done as u64,
+            libc::RWF_DONTCACHE,
+        ) {
+            Ok(0) => return Ok(done),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if is_unknown(&e) => break,
+            Err(_) if done > 0 => return Ok(done),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done + pread(fd, &mut buf[done..], offset + done as u64)?)
+}
+
+/// As [`pwrite`]; the disk gets it at once, though nobody waits for that, and then it leaves the page cache, where the
+/// kernel can do that. What was in the cache before stays there.
+pub fn pwrite_uncached(fd: BorrowedFd<'_>, buf: &[u8], offset: u64) -> io::Result<usize> {
+    let at = signed(offset)?;
+    let part = libc::iovec {
+        iov_base: buf.as_ptr().cast_mut().cast(),
+        iov_len: buf.len(),
+    };
+    while is_uncached_sound() {
+        // SAFETY: the buffer is readable for its length.
+        let rc =
+            unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const part, 1, at, libc::RWF_DONTCACHE) };
+        match count(rc) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if is_unknown(&e) => break,
+            other => return other,
+        }
+    }
+    pwrite(fd, buf, offset)
 }
 
 /// pread(2) until the buffer is full or the file ends.

@@ -36,10 +36,10 @@ pub use dir::{DirEntry, EntryType, read_entries, seek_dir};
 pub use file::{fadvise_dontneed, fadvise_willneed, flock_exclusive, flock_wait};
 pub use fs::{
     CopyRange, UTIME_NOW, WRITE_BYTES_MAX, access_anyhow, chmod_fd, chown_fd, copy_file_range,
-    data_segment, fallocate, fchmod, fdatasync, folds_case, fsync, ftruncate, linkat_fd, lseek,
-    mkdirat, mknodat, open_beneath, openat, pread, pread_cached, proc_path, pwrite, pwritev_all,
-    readlink_fd, readlinkat, renameat2, statvfs, symlinkat, syncfs, truncate_fd, unlinkat,
-    utimens_fd,
+    data_segment, fallocate, fchmod, fdatasync, folds_case, fsync, ftruncate, is_from, linkat_fd,
+    lseek, mkdirat, mknodat, open_beneath, openat, pread, pread_cached, pread_uncached, proc_path,
+    pwrite, pwrite_uncached, pwritev_all, readlink_fd, readlinkat, renameat2, statvfs, symlinkat,
+    syncfs, truncate_fd, unlinkat, utimens_fd,
 };
 pub use handle::{
     ByNumber, HandleCodec, MountNumber, RawHandle, name_to_handle_at, name_to_handle_on,

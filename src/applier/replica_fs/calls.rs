@@ -19,6 +19,10 @@ const WITHHELD: &std::ffi::CStr = c"trusted.doppelfs.withheld";
 const MARKER_BYTES: usize = 37;
 const RENAME_NOREPLACE: u32 = 1;
 const RENAME_EXCHANGE: u32 = 2;
+/// What is written in so large pieces is rarely read here soon, or written again: it goes to the disk while the
+/// operations after it are applied, so that a checkpoint has little left to write, and does not take the page cache
+/// from what else runs on this host.
+const UNCACHED_BYTES_MIN: usize = 128 << 10;
 /// Levels of directories that are looked through; only one that moves meanwhile seems to have more.
 const DEPTH_MAX: usize = 1 << 20;
 const DIR_BUFFER_BYTES: usize = 64 << 10;
@@ -316,7 +320,11 @@ impl Replica for FsReplica {
         while done < data.len() {
             let rest = &data[done..];
             let piece = &rest[..rest.len().min(sys::WRITE_BYTES_MAX)];
-            let written = sys::pwrite(fd.as_fd(), piece, offset + done as u64)?;
+            let at = offset + done as u64;
+            let written = match data.len() < UNCACHED_BYTES_MIN {
+                true => sys::pwrite(fd.as_fd(), piece, at)?,
+                false => sys::pwrite_uncached(fd.as_fd(), piece, at)?,
+            };
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
