@@ -158,6 +158,17 @@ impl<R: Replica> Applier<R> {
         atime: Option<Time>,
     ) -> Result<(), Fault> {
         let now = self.replica.attrs(inode).at(inode)?;
+        self.match_found(inode, now, want, atime)
+    }
+
+    /// As [`Applier::match_attrs`], where it has `now`.
+    fn match_found(
+        &mut self,
+        inode: Inode,
+        now: Attrs,
+        want: &Attrs,
+        atime: Option<Time>,
+    ) -> Result<(), Fault> {
         let mut mode = now.mode;
         if (now.uid, now.gid) != (want.uid, want.gid) {
             self.replica
@@ -176,22 +187,25 @@ impl<R: Replica> Applier<R> {
         Ok(())
     }
 
-    /// Makes extended attributes exactly `want`.
-    pub(super) fn match_xattrs(&mut self, inode: Inode, want: &[Xattr]) -> Result<(), Fault> {
+    /// Makes extended attributes exactly `want`. True: some were not.
+    pub(super) fn match_xattrs(&mut self, inode: Inode, want: &[Xattr]) -> Result<bool, Fault> {
         let now = self.replica.xattrs(inode).at(inode)?;
+        let mut were_others = false;
         for extra in &now {
             let wanted = want.iter().any(|x| x.name == extra.name);
             if !wanted && !is_host_label(&extra.name) {
                 self.replica.remove_xattr(inode, &extra.name).at(inode)?;
+                were_others = true;
             }
         }
         for xattr in want {
             if !now.contains(xattr) {
                 let done = self.replica.set_xattr(inode, &xattr.name, &xattr.value);
                 done.at(inode)?;
+                were_others = true;
             }
         }
-        Ok(())
+        Ok(were_others)
     }
 
     /// Extended attributes and attributes exactly. Setting an ACL changes the mode, setting the
@@ -204,16 +218,20 @@ impl<R: Replica> Applier<R> {
         want: Option<&Attrs>,
     ) -> Result<(), Fault> {
         let Some(want) = want else {
-            return self.match_xattrs(inode, xattrs);
+            return self.match_xattrs(inode, xattrs).map(drop);
         };
-        let now = self.replica.attrs(inode).at(inode)?;
-        if (now.uid, now.gid) != (want.uid, want.gid) {
+        let mut now = self.replica.attrs(inode).at(inode)?;
+        let is_owner_other = (now.uid, now.gid) != (want.uid, want.gid);
+        if is_owner_other {
             self.replica
                 .set_owner(inode, want.uid, want.gid)
                 .at(inode)?;
         }
-        self.match_xattrs(inode, xattrs)?;
-        self.match_attrs(inode, want, None)
+        let are_others = self.match_xattrs(inode, xattrs)?;
+        if is_owner_other || are_others {
+            now = self.replica.attrs(inode).at(inode)?;
+        }
+        self.match_found(inode, now, want, None)
     }
 
     /// A directory's modification time after an entry of it changed.

@@ -1,7 +1,9 @@
 //! The want-list: the files whose image the replica needs.
 //!
 //! Files are handed out before directories, and the directory found last first: what waits is then
-//! mostly directories, and the list stays short in a deep tree.
+//! mostly directories, and the list stays short in a deep tree. Of directories so many are asked for at a time as
+//! hold the files, going by those listed before, that may be asked for: the list stays short in a wide tree, too, and
+//! files are imaged while others are listed.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -9,14 +11,29 @@ use crate::types::{FileId, limits};
 
 use super::replica::InodeKind;
 
+/// Files in a directory, as long as nothing is known.
+const FILES_EACH: usize = 16;
+
+/// Something wanted.
+#[derive(Debug, Clone, Copy)]
+struct Want {
+    is_asked: bool,
+    is_dir: bool,
+}
+
 /// Ids wanted, and which of them the source has been asked for.
 #[derive(Debug, Default)]
 pub(super) struct Wants {
-    /// Everything wanted; true: asked for.
-    all: HashMap<FileId, bool>,
+    /// Everything wanted.
+    all: HashMap<FileId, Want>,
     files: VecDeque<FileId>,
     dirs: Vec<FileId>,
     outstanding: usize,
+    /// Of these, directories.
+    outstanding_dirs: usize,
+    /// Directories that were wanted and are there, and files found so far.
+    dirs_done: usize,
+    files_found: usize,
 }
 
 impl Wants {
@@ -24,14 +41,20 @@ impl Wants {
         if self.all.contains_key(&id) {
             return;
         }
-        self.all.insert(id, false);
+        let is_dir = kind == InodeKind::Dir;
+        let is_asked = false;
+        self.all.insert(id, Want { is_asked, is_dir });
+        self.files_found += usize::from(!is_dir);
         self.queue(id, kind);
     }
 
-    /// Wanted, and on its way without having been asked for.
+    /// A file that is wanted, and on its way without having been asked for.
     pub(super) fn add_asked(&mut self, id: FileId) {
         if let std::collections::hash_map::Entry::Vacant(slot) = self.all.entry(id) {
-            slot.insert(true);
+            slot.insert(Want {
+                is_asked: true,
+                is_dir: false,
+            });
             self.outstanding += 1;
         }
     }
@@ -50,9 +73,12 @@ impl Wants {
     }
 
     pub(super) fn remove(&mut self, id: FileId) {
-        if self.all.remove(&id) == Some(true) {
-            self.outstanding -= 1;
-        }
+        let Some(want) = self.all.remove(&id) else {
+            return;
+        };
+        self.dirs_done += usize::from(want.is_dir);
+        self.outstanding -= usize::from(want.is_asked);
+        self.outstanding_dirs -= usize::from(want.is_asked && want.is_dir);
     }
 
     pub(super) fn clear(&mut self) {
@@ -64,17 +90,26 @@ impl Wants {
         let room = limits::WANT_COUNT_MAX.saturating_sub(self.outstanding);
         let mut taken = Vec::new();
         while taken.len() < max.min(room) {
-            let Some(id) = self.files.pop_front().or_else(|| self.dirs.pop()) else {
-                break;
+            let next = match self.files.pop_front() {
+                Some(file) => Some(file),
+                None if self.outstanding_dirs < self.dirs_at_a_time() => self.dirs.pop(),
+                None => None,
             };
+            let Some(id) = next else { break };
             // No longer wanted, or queued twice and asked for already.
-            if let Some(asked @ false) = self.all.get_mut(&id) {
-                *asked = true;
+            if let Some(want) = self.all.get_mut(&id).filter(|want| !want.is_asked) {
+                want.is_asked = true;
                 self.outstanding += 1;
+                self.outstanding_dirs += usize::from(want.is_dir);
                 taken.push(id);
             }
         }
         taken
+    }
+
+    fn dirs_at_a_time(&self) -> usize {
+        let each = (self.files_found + FILES_EACH) / (self.dirs_done + 1);
+        (limits::WANT_COUNT_MAX / (each + 1)).max(1)
     }
 
     /// Nothing has been asked for: the source that was asked is gone.

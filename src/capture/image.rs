@@ -145,13 +145,14 @@ impl Capture {
         }
         let node = self.tree.kind_of(path_fd.as_fd(), id, &stat)?;
         let mut bytes = Vec::new();
+        let mut opened = None;
         if node == Node::File && stat.size > 0 {
             if stat.size > limits::PAYLOAD_BYTES_MAX as u64 {
                 // It grew before the lock was ours.
                 drop(locked);
                 return self.image_large(id, pause);
             }
-            let fd = self.open_to_image(id)?;
+            let fd = opened.insert(self.open_to_image(id)?);
             bytes.resize(usize::try_from(stat.size).unwrap_or(0), 0);
             let read = self.read_part(fd.as_fd(), &mut bytes, 0);
             let read = read.map_err(|source| Error {
@@ -161,7 +162,8 @@ impl Capture {
             })?;
             bytes.truncate(read);
         }
-        let (xattrs, rest) = self.xattrs(path_fd.as_fd(), id)?;
+        let any_fd = opened.as_ref().map_or(path_fd.as_fd(), OwnedFd::as_fd);
+        let (xattrs, rest) = self.xattrs(any_fd, id)?;
         let mut body = Body::of(Op::Image { id, node, xattrs });
         body.after = Some(stat.attrs());
         body.path = self.tree.path_of(path_fd.as_fd());

@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::fs::proc_path;
 use crate::types::{Xattr, limits};
@@ -31,6 +31,16 @@ pub fn listxattr(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
     let path = proc_path(fd);
     // SAFETY: the path ends with NUL; the buffer is writable for its length.
     length(unsafe { libc::listxattr(path.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) })
+}
+
+/// As [`listxattr`], without a walk over `/proc` where the descriptor is not `O_PATH`.
+fn list_names(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is writable for its length.
+    let rc = unsafe { libc::flistxattr(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
+    match length(rc) {
+        Err(e) if e.raw_os_error() == Some(libc::EBADF) => listxattr(fd, buf),
+        done => done,
+    }
 }
 
 /// setxattr(2) with `XATTR_CREATE`, `XATTR_REPLACE` or 0.
@@ -74,7 +84,7 @@ const ACLS_OF_XFS: [&CStr; 2] = [c"trusted.SGI_ACL_FILE", c"trusted.SGI_ACL_DEFA
 pub fn list_all_xattrs(fd: BorrowedFd<'_>) -> io::Result<Vec<Xattr>> {
     let mut names = vec![0u8; 1024];
     let used = loop {
-        match listxattr(fd, &mut names) {
+        match list_names(fd, &mut names) {
             Ok(used) => break used,
             Err(e) if e.raw_os_error() == Some(libc::ERANGE) => names.resize(names.len() * 4, 0),
             Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),

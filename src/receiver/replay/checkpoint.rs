@@ -21,9 +21,8 @@ use super::{CURSOR, Replay};
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 const CHECKPOINT_NS: u64 = 2_000_000_000;
 /// In a full mirror each flush writes what of the queue is not applied, too; and a crash of the host costs no less
-/// for a later checkpoint, as it is followed by another mirror.
+/// for an earlier checkpoint, as it is followed by another mirror.
 const MIRROR_CHECKPOINT_BYTES: u64 = 256 << 20;
-const MIRROR_CHECKPOINT_NS: u64 = 5_000_000_000;
 /// With nothing left to apply it begins after so long.
 const IDLE_NS: u64 = 30_000_000;
 
@@ -79,17 +78,17 @@ impl Replay {
         self.reader.is_some() && self.unsaved.bytes > 0
     }
 
-    /// Bytes and nanoseconds after which a checkpoint begins under load.
-    fn checkpoint_limits(&self) -> (u64, u64) {
+    /// After so much a checkpoint begins under load.
+    fn checkpoint_bytes(&self) -> u64 {
         match self.is_in_full_mirror() {
-            true => (MIRROR_CHECKPOINT_BYTES, MIRROR_CHECKPOINT_NS),
-            false => (CHECKPOINT_BYTES, CHECKPOINT_NS),
+            true => MIRROR_CHECKPOINT_BYTES,
+            false => CHECKPOINT_BYTES,
         }
     }
 
     pub(super) fn save_is_due(&self, received: Seq, upto: Seq) -> bool {
         let deadline = self.next_deadline(received, upto);
-        let bulky = self.is_unsaved() && self.unsaved.bytes >= self.checkpoint_limits().0;
+        let bulky = self.is_unsaved() && self.unsaved.bytes >= self.checkpoint_bytes();
         let free = !self.saver.is_busy && self.save_retry.is_due();
         free && (bulky || deadline.is_some_and(|at| sys::monotonic_ns() >= at))
     }
@@ -108,7 +107,7 @@ impl Replay {
             } else if idle {
                 self.unsaved.last_ns + IDLE_NS
             } else {
-                self.unsaved.since_ns + self.checkpoint_limits().1
+                self.unsaved.since_ns + CHECKPOINT_NS
             };
             save = Some(at.max(self.save_retry.at_ns));
         }
