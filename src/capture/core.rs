@@ -199,6 +199,11 @@ impl Capture {
         Ok((capture, was_set))
     }
 
+    /// Bytes of the operations that were recorded, mirrors left out.
+    pub fn captured_bytes(&self) -> u64 {
+        self.options.counters.captured_bytes.get()
+    }
+
     /// What survives this process.
     pub fn live(&self) -> &Live {
         &self.options.live

@@ -22,6 +22,9 @@ use super::start::{self, nanoseconds};
 
 /// Between two times, at most: what was changed in two of these may be compared after a loss of power.
 const INTERVAL_NS: u64 = 15_000_000_000;
+/// And after so much was captured: what is written at once is waited for by others on the same disk, such as a
+/// database that commits.
+const INTERVAL_BYTES: u64 = 128 << 20;
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a mount waits for what was changed before it.
@@ -234,13 +237,16 @@ fn run(
     stop: &AtomicBool,
     give_way: impl FnOnce(Why),
 ) {
-    let mut due_ns = 0;
+    let (mut due_ns, mut settled_bytes) = (0, capture.captured_bytes());
     let mut is_failing = false;
     let (mut failing, mut give_way) = (Failing::default(), Some(give_way));
     while !stop.load(Ordering::Acquire) {
         // What is found by looking for changes stands in the queue only when that is done; until then
         // the log leads there.
-        let is_due = sys::monotonic_ns() >= due_ns || activity.is_large();
+        let captured = capture.captured_bytes();
+        let is_due = sys::monotonic_ns() >= due_ns
+            || captured.saturating_sub(settled_bytes) >= INTERVAL_BYTES
+            || activity.is_large();
         if is_due && !capture.is_checking() {
             let settled = activity.settle(|| {
                 // What could not be recorded is told by the marks alone, until it is.
@@ -263,6 +269,7 @@ fn run(
                 Err(_) => {}
             }
             due_ns = sys::monotonic_ns() + INTERVAL_NS;
+            settled_bytes = captured;
         }
         activity.watch_clock();
         let why = match is_displaced(capture, covered) {

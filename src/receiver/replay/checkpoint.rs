@@ -18,7 +18,7 @@ use super::super::stream::Stream;
 use super::{CURSOR, Replay};
 
 /// Under load a checkpoint begins after so much, or so long.
-const CHECKPOINT_BYTES: u64 = 64 << 20;
+const CHECKPOINT_BYTES: u64 = 32 << 20;
 const CHECKPOINT_NS: u64 = 2_000_000_000;
 /// In a full mirror each flush writes what of the queue is not applied, too; and a crash of the host costs no less
 /// for an earlier checkpoint, as it is followed by another mirror.
