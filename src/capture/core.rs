@@ -520,11 +520,9 @@ impl Capture {
         });
         match appended {
             Ok(_) => {
-                self.options.counters.captured.note(draft.kind());
-                self.options
-                    .counters
-                    .captured_bytes
-                    .add(payload.len() as u64);
+                let counters = &self.options.counters;
+                counters.captured.note(draft.kind());
+                counters.captured_bytes.add(payload.len() as u64);
             }
             Err(error) => {
                 self.options.counters.gaps.add(1);

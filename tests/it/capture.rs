@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use doppelfs::capture::{
-    AttrChange, Call, Capture, Extent, ImageOutcome, NewNode, Observer, OpenMode, Options,
-    Uncovered,
+    AttrChange, Call, Capture, Extent, NewNode, Observer, OpenMode, Options, Uncovered,
 };
 use doppelfs::codec::Frame;
 use doppelfs::journal::{self, Journal};
@@ -36,10 +35,10 @@ impl Observer for Heard {
     fn record_lost(&self, _why: String) {}
 }
 
-struct Bed {
-    scratch: Scratch,
-    capture: Arc<Capture>,
-    journal: Arc<Journal>,
+pub(crate) struct Bed {
+    pub(crate) scratch: Scratch,
+    pub(crate) capture: Arc<Capture>,
+    pub(crate) journal: Arc<Journal>,
     heard: Arc<Heard>,
 }
 
@@ -70,11 +69,11 @@ fn bed(label: &str, journal_options: journal::Options) -> Bed {
     }
 }
 
-fn plain(label: &str) -> Bed {
+pub(crate) fn plain(label: &str) -> Bed {
     bed(label, journal::Options::default())
 }
 
-fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
@@ -87,11 +86,11 @@ fn new(node: Node) -> NewNode {
 }
 
 impl Bed {
-    fn root(&self) -> FileId {
+    pub(crate) fn root(&self) -> FileId {
         self.capture.tree().root_id()
     }
 
-    fn make(&self, dir: FileId, text: &str, node: Node) -> FileId {
+    pub(crate) fn make(&self, dir: FileId, text: &str, node: Node) -> FileId {
         self.capture
             .make(&Call::OURS, dir, &name(text), &new(node))
             .unwrap()
@@ -383,50 +382,6 @@ fn concurrent_writers_of_one_file_are_recorded_in_the_order_of_effect() {
     }
     let content = std::fs::read(bed.scratch.path().join("data/f")).unwrap();
     assert_eq!(replay, content);
-}
-
-#[test]
-fn an_image_of_a_directory_lists_all_and_of_a_file_carries_all() {
-    let bed = plain("image");
-    let root = bed.root();
-    for index in 0..3000 {
-        bed.make(root, &format!("{index:0>200}"), Node::File);
-    }
-    let before = bed.journal.end();
-    assert_eq!(
-        bed.capture.image(root, &mut |_| true).unwrap(),
-        ImageOutcome::Imaged(0)
-    );
-    let mut reader = bed.journal.reader(before).unwrap();
-    let (mut names, mut parts) = (0, 0);
-    while let Some(frame) = reader.next().unwrap() {
-        let Op::Listing { id, entries, .. } = frame.body().unwrap().op else {
-            panic!()
-        };
-        assert_eq!(id, root);
-        names += entries.len();
-        parts += 1;
-        let is_last = frame.header().seq == bed.journal.end();
-        assert_eq!(frame.header().has_more(), !is_last);
-    }
-    assert_eq!(names, 3000);
-    assert!(parts > 1, "a large listing comes in parts");
-
-    let path = bed.scratch.path().join("data/sparse");
-    let file = std::fs::File::create(&path).unwrap();
-    file.set_len(5 << 20).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &[7; 4096], 3 << 20).unwrap();
-    let (id, _) = bed.capture.tree().lookup(root, &name("sparse")).unwrap();
-    let before = bed.journal.end();
-    bed.capture.image(id, &mut |_| true).unwrap();
-    let mut reader = bed.journal.reader(before).unwrap();
-    let frames: Vec<Frame> = std::iter::from_fn(|| reader.next().unwrap()).collect();
-    let kinds: Vec<Kind> = frames.iter().map(|f| f.header().kind).collect();
-    use Kind::{ImageBegin, ImageData, ImageEnd, ImageHole};
-    assert_eq!(
-        kinds,
-        [ImageBegin, ImageHole, ImageData, ImageHole, ImageEnd]
-    );
 }
 
 #[test]

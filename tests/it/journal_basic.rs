@@ -204,6 +204,36 @@ fn large_consumed_segment_gives_its_room_back_when_idle() {
 }
 
 #[test]
+fn a_segment_that_is_ended_early_is_freed_as_soon_as_it_is_passed() {
+    let scratch = Scratch::new("ended-early");
+    let (journal, _) = Journal::open(&scratch.queue(), Options::default()).unwrap();
+    let journal = Arc::new(journal);
+    journal.register("one", Seq(0)).unwrap();
+    let first = append(&journal, &[1; 30_000]);
+    journal.seal_beyond(40_000);
+    assert_eq!(journal.catalogue().len(), 1, "not so large yet");
+    append(&journal, &[2; 30_000]);
+    journal.advance("one", first);
+    journal.seal_beyond(40_000);
+    journal.seal_beyond(40_000);
+    assert_eq!(
+        journal.catalogue().len(),
+        2,
+        "one with records, one without"
+    );
+    let last = append(&journal, &[3; 100]);
+    assert_eq!(
+        contents(&journal, first).len(),
+        2,
+        "what is behind the cursor is there"
+    );
+    journal.advance("one", Seq(2));
+    assert_eq!(journal.catalogue().len(), 1);
+    assert!(journal.usage().disk_bytes < 10_000);
+    assert_eq!(contents(&journal, Seq(2)), [(last.0, vec![3; 100])]);
+}
+
+#[test]
 fn reader_finishes_a_trimmed_segment_but_not_a_given_up_one() {
     let scratch = Scratch::new("gone");
     filled(&scratch, 100);

@@ -24,6 +24,7 @@ mod applier_traps;
 mod applier_withheld;
 mod applier_world;
 mod capture;
+mod capture_images;
 mod capture_takeover;
 mod cli_commands;
 mod cli_help;

@@ -192,3 +192,59 @@ fn a_lock_has_one_owner_and_goes_with_the_descriptor() {
     drop(first);
     assert!(sys::flock_exclusive(second.as_fd()).unwrap());
 }
+
+#[test]
+fn what_leaves_the_cache_is_read_and_written_as_all_else() {
+    let scratch = Scratch::new("uncached");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(scratch.path().join("file"))
+        .unwrap();
+    let wanted: Vec<u8> = (0..700_001u32).map(|i| (i % 251) as u8).collect();
+    let mut done = 0;
+    while done < wanted.len() {
+        let at = 3 + done as u64;
+        done += sys::pwrite_uncached(file.as_fd(), &wanted[done..], at).unwrap();
+    }
+    let mut found = vec![0; wanted.len() + 10];
+    let read = sys::pread_uncached(file.as_fd(), &mut found, 3).unwrap();
+    assert_eq!(read, wanted.len(), "up to the end of the file");
+    assert_eq!(found[..read], wanted);
+
+    file.sync_all().unwrap();
+    sys::fadvise_dontneed(file.as_fd(), 0, 0).unwrap();
+    let cached = sys::pread_cached(file.as_fd(), &mut found[..100_000], 3).unwrap();
+    assert!(cached.is_none_or(|n| n <= 100_000));
+    sys::fadvise_willneed(file.as_fd(), 0, 1 << 20).unwrap();
+    sys::pread(file.as_fd(), &mut found[..100_000], 3).unwrap();
+    match sys::pread_cached(file.as_fd(), &mut found[..100_000], 3).unwrap() {
+        Some(read) => assert_eq!(read, 100_000, "what was just read is there"),
+        None => eprintln!("NOT CHECKED: this file system does not tell what is in the cache"),
+    }
+    assert_eq!(found[..100_000], wanted[..100_000]);
+    let mut other = vec![0; 10];
+    let unwritable = File::open(scratch.path().join("file")).unwrap();
+    let refused = sys::pwrite_uncached(unwritable.as_fd(), &other, 0);
+    assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EBADF));
+    let dir = File::open(scratch.path()).unwrap();
+    let refused = sys::pread_uncached(dir.as_fd(), &mut other, 0);
+    assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EISDIR));
+}
+
+#[test]
+fn kernels_are_compared_by_number() {
+    for (release, is_new) in [
+        ("6.16.0", true),
+        ("6.18.2-cloud-amd64", true),
+        ("10.0-rc1", true),
+        ("6.15.9", false),
+        ("6.9.1", false),
+        ("5.20", false),
+        ("6", false),
+        ("", false),
+    ] {
+        assert_eq!(sys::is_from(release, (6, 16)), is_new, "{release}");
+    }
+}
