@@ -152,13 +152,37 @@ impl<R: Replica> Applier<R> {
     /// Everything applied is durable when it returns.
     ///
     /// # Errors
-    /// As [`CheckpointJob::run`].
+    /// As [`CheckpointJob::run`]; what a failed sync puts in doubt is in doubt already.
     pub fn checkpoint_now(&mut self) -> Result<Seq, Error> {
         let (_, durable) = self.achieved.get();
         if let Err(error) = self.table.rotate(self.applied(), durable) {
             tracing::warn!(%error, "changes stay in one file");
         }
-        self.make_job()?.run()
+        self.save_now()
+    }
+
+    fn save_now(&mut self) -> Result<Seq, Error> {
+        let saved = self.make_job()?.run();
+        if let Err(Error::Sync { .. }) = &saved {
+            self.distrust()?;
+        }
+        saved
+    }
+
+    /// After [`CheckpointJob::run`] with [`Error::Sync`]: what the disk could not write is unknown, and a sync that
+    /// succeeds later says nothing of it, as the kernel takes pages whose write failed for clean (fsync(2), `EIO`). So
+    /// everything is in doubt, and wanted from the source, also by the next process.
+    ///
+    /// # Errors
+    /// [`Error::Table`]: the next process does not know of it.
+    pub fn distrust(&mut self) -> Result<(), Error> {
+        // Where a full mirror comes next, nothing is believed anyway.
+        if self.meta.position.is_none() || self.meta.jump {
+            return Ok(());
+        }
+        self.gap(&[], true);
+        self.meta.epoch = self.map.epoch();
+        self.note_now()
     }
 
     /// Closes in order: a last checkpoint that says so, so that the next start has nothing to redo
@@ -171,8 +195,7 @@ impl<R: Replica> Applier<R> {
             return Ok(());
         }
         self.meta.clean = true;
-        self.make_job()?.run()?;
-        Ok(())
+        self.save_now().map(drop)
     }
 
     /// The replica's position in a history that goes on from the one it stands in: legal where every

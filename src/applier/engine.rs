@@ -363,6 +363,11 @@ impl<R: Replica> Applier<R> {
             self.map.set_trust(id, Trust::Stale);
             self.wants.add_anew(id, InodeKind::Dir);
         }
+        self.note_now()
+    }
+
+    /// Notes what changed without an operation.
+    pub(super) fn note_now(&mut self) -> Result<(), Error> {
         let applied = self.applied();
         let meta = self.meta_changed.then_some(&self.meta);
         self.table.note(applied, meta, self.map.changes())?;

@@ -82,8 +82,8 @@ pub enum Error {
         /// What the store says.
         source: Cause,
     },
-    /// The replica could not be made durable. The last checkpoint stays valid; what follows it may
-    /// be lost by a power cut, but not silently: the next checkpoint is taken anew.
+    /// The replica could not be made durable. The last checkpoint stays valid; everything else is in doubt, for what
+    /// could not be written once is not written later ([`Applier::distrust`](super::Applier::distrust)).
     #[error("replica cannot be synced: {source}")]
     Sync {
         /// What the system says.

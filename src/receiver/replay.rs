@@ -21,6 +21,7 @@ use super::error::Error;
 use super::opening::{self, Opened};
 use super::position::{Gate, ToldDone, data_state, opened_at};
 use super::stream::{Anew, Jump, Stream};
+pub(super) use checkpoint::Unwritten;
 use checkpoint::{Saver, Unsaved};
 use staging::Staging;
 
@@ -573,7 +574,7 @@ impl Replay {
 /// What the thread does next.
 enum Ask {
     Jump(Anew),
-    Saved(Result<Seq, String>),
+    Saved(Result<Seq, Unwritten>),
     OpenGate,
     Apply(Seq, Seq),
     Save,

@@ -17,6 +17,7 @@ use crate::wire::{Ack, DataState, MirrorProgress, TargetState};
 use super::error::{Error, state as failed};
 use super::position::{Gate, Standing};
 use super::registry::{self, Marked, Pause, StreamRecord};
+use super::replay::Unwritten;
 use super::session::Current;
 
 /// Where a stream keeps what is its own.
@@ -95,7 +96,7 @@ pub(super) struct Board {
     pub(super) mirror: Option<MirrorProgress>,
     /// Somebody waits until this is durable.
     pub(super) checkpoint_upto: Seq,
-    pub(super) checkpoint_end: Option<Result<Seq, String>>,
+    pub(super) checkpoint_end: Option<Result<Seq, Unwritten>>,
     pub(super) jump: Jump,
     /// Sessions so far; the current one's number.
     pub(super) session: u64,

@@ -3,7 +3,7 @@
 //! images (whole, or in chunks with other operations in between) among random operations; the
 //! target is killed at random calls, loses its host, or loses its source; gaps are made and healed.
 
-use doppelfs::applier::{DataState, Start};
+use doppelfs::applier::{DataState, Error, Start};
 use doppelfs::types::{Body, FileId, Node, Op, Position, Scope};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -227,6 +227,39 @@ impl Mirroring {
         });
     }
 
+    /// The disk of the replica loses a write, and says so at the next checkpoint and at no other.
+    fn lose_a_write(&mut self) {
+        for _ in 0..20 {
+            let made = self.source.step();
+            self.emit(vec![made]);
+            self.feed("before a write is lost");
+        }
+        self.rig.job = None;
+        let job = self.rig.applier().begin_checkpoint().unwrap().unwrap();
+        self.rig.replica.disk.lock().unwrap().lose_a_write();
+        let failed = match self.rng.random_bool(0.5) {
+            true => {
+                let failed = job.run();
+                self.rig.applier().distrust().unwrap();
+                failed
+            }
+            false => self.rig.applier().checkpoint_now(),
+        };
+        assert!(matches!(failed, Err(Error::Sync { .. })), "{failed:?}");
+        if self.rng.random_bool(0.5) {
+            self.restart("after a write was lost");
+        }
+        self.rig.applier().checkpoint_now().unwrap();
+        // One that is under way begins anew.
+        match self.rig.applier().mirror() {
+            Some(_) => assert_eq!(self.rig.applier().data_state(), DataState::Mirroring),
+            None => {
+                assert_eq!(self.rig.applier().data_state(), DataState::MirrorRequired);
+                self.begin(Scope::Partial);
+            }
+        }
+    }
+
     /// Any operation; often one on a file that is just being imaged.
     fn operation(&mut self) -> Made {
         if let Some(imaging) = self.imaging.first()
@@ -358,6 +391,19 @@ fn mirror_case(seed: u64, planted: Planted) {
     for _ in 0..3 {
         case.gap();
         case.feed("partial");
+        let rounds = case.rng.random_range(0..100);
+        case.finish(rounds, seed);
+        case.strict(20, seed);
+    }
+    for is_mirroring in [false, true] {
+        if is_mirroring {
+            case.begin(Scope::Full);
+            for index in 0..case.rng.random_range(1..60) {
+                case.round(index, true);
+            }
+        }
+        case.lose_a_write();
+        case.feed("a write was lost");
         let rounds = case.rng.random_range(0..100);
         case.finish(rounds, seed);
         case.strict(20, seed);

@@ -446,6 +446,8 @@ pub struct Disk {
     /// Contents that files have had since the last sync.
     versions: BTreeMap<u64, Vec<Vec<u8>>>,
     shifted: bool,
+    /// The next sync finds a file that could not be written, and says so.
+    fails: bool,
     pub planted: Planted,
 }
 
@@ -457,18 +459,37 @@ impl Disk {
             steps: Vec::new(),
             versions: BTreeMap::new(),
             shifted: false,
+            fails: false,
             planted: Planted::Nothing,
         }
     }
 
-    fn sync(&mut self) {
-        if self.planted == Planted::SyncIsALie {
+    /// The disk does not take what the file written to last had since the last sync. As the kernel does, it says so
+    /// once, and shows what the disk has.
+    pub fn lose_a_write(&mut self) {
+        self.fails = true;
+        let Some((ino, versions)) = self.versions.iter().next_back() else {
             return;
+        };
+        if let (Some(thing), Some(old)) = (self.live.things.get_mut(ino), versions.first()) {
+            let length = thing.data.len();
+            thing.data.clone_from(old);
+            thing.data.resize(length, 0);
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.fails) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        if self.planted == Planted::SyncIsALie {
+            return Ok(());
         }
         self.durable = self.live.clone();
         self.steps.clear();
         self.versions.clear();
         self.shifted = false;
+        Ok(())
     }
 
     /// Remembers the content before a change of it.
@@ -821,10 +842,7 @@ impl Replica for SimReplica {
 
     fn syncer(&self) -> io::Result<Syncer> {
         let disk = Arc::clone(&self.disk);
-        Ok(Box::new(move || {
-            disk.lock().unwrap().sync();
-            Ok(())
-        }))
+        Ok(Box::new(move || disk.lock().unwrap().sync()))
     }
 
     fn path_of(&mut self, inode: Inode) -> String {

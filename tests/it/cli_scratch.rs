@@ -2,8 +2,8 @@
 
 use doppelfs::control::status::{RootStatus, SetStatus};
 use doppelfs::control::{
-    Answer, Handler, Item, Items, QueueLine, QueueReport, Refusal, RefusalCode, Reply, Request,
-    Server, Service,
+    Answer, Error, Handler, Item, Items, QueueLine, QueueReport, Refusal, RefusalCode, Reply,
+    Request, Server, Service,
 };
 use doppelfs::stats::Snapshot;
 use doppelfs::types::SetName;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A directory that goes with the test.
 pub(crate) struct Scratch(PathBuf);
@@ -211,12 +211,22 @@ pub(crate) fn set(name: &str) -> Service {
     Service::Set(SetName::new(name).unwrap())
 }
 
-/// Starts a talker as the worker of `name`.
+/// Starts a talker as the worker of `name`. One that was dropped just now may still be locked: a program that another
+/// test starts at this moment has our descriptors until it is one.
 pub(crate) fn serve(
     runtime: &tokio::runtime::Runtime,
     run_dir: &Path,
     name: &str,
     talker: Talker,
 ) -> Server {
-    Server::start(run_dir, &set(name), Arc::new(talker), runtime.handle()).unwrap()
+    let (service, talker) = (set(name), Arc::new(talker));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match Server::start(run_dir, &service, talker.clone(), runtime.handle()) {
+            Err(Error::InUse { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            started => return started.unwrap(),
+        }
+    }
 }

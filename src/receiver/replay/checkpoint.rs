@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use tracing::warn;
 
-use crate::applier::CheckpointJob;
+use crate::applier::{self, CheckpointJob};
 use crate::sync;
 use crate::sys;
 use crate::types::Seq;
@@ -34,6 +34,15 @@ pub(super) struct Unsaved {
     pub(super) last_ns: u64,
 }
 
+/// A checkpoint that failed.
+#[derive(Debug)]
+pub(in crate::receiver) struct Unwritten {
+    /// For people.
+    text: String,
+    /// The disk could not write, and nobody knows what.
+    is_lost: bool,
+}
+
 /// The thread that carries out checkpoints.
 pub(super) struct Saver {
     jobs: Option<mpsc::Sender<CheckpointJob>>,
@@ -48,11 +57,18 @@ impl Saver {
         let stream = Arc::clone(stream);
         let thread = sync::spawn(&name, move || {
             while let Ok(job) = queue.recv() {
-                let run = std::panic::AssertUnwindSafe(|| job.run().map_err(|e| e.to_string()));
+                let run = std::panic::AssertUnwindSafe(|| job.run());
                 // The applier's thread waits for an outcome, also for that of a panic.
-                let outcome = std::panic::catch_unwind(run).unwrap_or_else(|_| {
-                    Err("stopped on an internal error (see the log)".to_owned())
-                });
+                let outcome = match std::panic::catch_unwind(run) {
+                    Ok(outcome) => outcome.map_err(|error| Unwritten {
+                        text: error.to_string(),
+                        is_lost: matches!(error, applier::Error::Sync { .. }),
+                    }),
+                    Err(_) => Err(Unwritten {
+                        text: "stopped on an internal error (see the log)".to_owned(),
+                        is_lost: false,
+                    }),
+                };
                 stream.post(|board| board.checkpoint_end = Some(outcome));
             }
         })?;
@@ -158,7 +174,20 @@ impl Replay {
         self.stream.post(|board| board.apply_error = Some(text));
     }
 
-    pub(super) fn saved(&mut self, outcome: Result<Seq, String>) {
+    /// The disk could not write: the source is to send everything again.
+    fn distrust(&mut self) {
+        let stream = self.stream.number;
+        warn!(
+            stream,
+            "the disk could not write; what it has of the replica is in doubt, and is mirrored again"
+        );
+        if let Err(error) = self.applier.distrust() {
+            warn!(stream, %error, "a target that is restarted now does not know of that");
+        }
+        self.publish(None, None);
+    }
+
+    pub(super) fn saved(&mut self, outcome: Result<Seq, Unwritten>) {
         self.saver.is_busy = false;
         match outcome {
             Ok(durable) => {
@@ -169,7 +198,12 @@ impl Replay {
                     self.stream.post(|board| board.apply_error = None);
                 }
             }
-            Err(text) => self.save_failed(&text),
+            Err(Unwritten { text, is_lost }) => {
+                if is_lost {
+                    self.distrust();
+                }
+                self.save_failed(&text);
+            }
         }
     }
 
