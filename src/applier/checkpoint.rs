@@ -19,20 +19,44 @@ use super::replica::{Marker, Replica, Syncer};
 /// What jobs have achieved. A job covers every change since the last one that *succeeded*, so one
 /// that is overtaken has nothing left to do.
 pub(super) struct Achieved {
+    /// One sync at a time, until it is known what came of it. Rank flush; the sync happens under it.
+    syncing: Mutex<()>,
     /// Rank leaf; the commit of one batch happens under it, so that commits never change order.
-    state: Mutex<(u64, Seq)>,
+    state: Mutex<State>,
+}
+
+/// See [`Achieved`].
+#[derive(Clone, Copy)]
+struct State {
+    /// The last job committed, and its position.
+    number: u64,
+    durable: Seq,
+    /// Syncs that failed.
+    failures: u64,
 }
 
 impl Achieved {
     pub(super) fn new(durable: Seq) -> Achieved {
+        let state = State {
+            number: 0,
+            durable,
+            failures: 0,
+        };
         Achieved {
-            state: Mutex::new(Rank::Leaf, (0, durable)),
+            syncing: Mutex::new(Rank::Flush, ()),
+            state: Mutex::new(Rank::Leaf, state),
         }
     }
 
     /// The last job committed and its position.
     pub(super) fn get(&self) -> (u64, Seq) {
-        *self.state.lock()
+        let state = *self.state.lock();
+        (state.number, state.durable)
+    }
+
+    /// How many syncs failed.
+    pub(super) fn failures(&self) -> u64 {
+        self.state.lock().failures
     }
 }
 
@@ -45,6 +69,8 @@ pub struct CheckpointJob {
     pub(super) meta: Meta,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) achieved: Arc<Achieved>,
+    /// Failed syncs whose doubt it has among its changes.
+    pub(super) failures_known: u64,
 }
 
 impl CheckpointJob {
@@ -56,16 +82,24 @@ impl CheckpointJob {
     /// Syncs the replica and commits. Returns the durable position: of this job, or a later one's.
     ///
     /// # Errors
-    /// [`Error::Sync`], [`Error::Ledger`]: the last checkpoint stays valid; the next one covers what
-    /// this one should have.
+    /// [`Error::Sync`], also where another job's sync failed and this one was begun without knowing of it: the kernel
+    /// tells of an error once. [`Error::Ledger`]. The last checkpoint stays valid; the next one covers what this one
+    /// should have.
     pub fn run(self) -> Result<Seq, Error> {
-        (self.syncer)().map_err(|source| Error::Sync { source })?;
+        let _one = self.achieved.syncing.lock();
+        let synced = (self.syncer)();
         let mut state = self.achieved.state.lock();
-        if state.0 < self.number {
-            self.ledger.commit(&self.changes, &self.meta)?;
-            *state = (self.number, self.seq);
+        state.failures += u64::from(synced.is_err());
+        synced.map_err(|source| Error::Sync { source })?;
+        if state.failures != self.failures_known {
+            let source = std::io::Error::from_raw_os_error(libc::EIO);
+            return Err(Error::Sync { source });
         }
-        Ok(state.1)
+        if state.number < self.number {
+            self.ledger.commit(&self.changes, &self.meta)?;
+            (state.number, state.durable) = (self.number, self.seq);
+        }
+        Ok(state.durable)
     }
 }
 
@@ -146,6 +180,7 @@ impl<R: Replica> Applier<R> {
             meta: self.meta.clone(),
             ledger: Arc::clone(&self.ledger),
             achieved: Arc::clone(&self.achieved),
+            failures_known: self.failures_known,
         })
     }
 
@@ -176,6 +211,8 @@ impl<R: Replica> Applier<R> {
     /// # Errors
     /// [`Error::Table`]: the next process does not know of it.
     pub fn distrust(&mut self) -> Result<(), Error> {
+        self.failures_known = self.achieved.failures();
+        self.meta.clean = false;
         // Where a full mirror comes next, nothing is believed anyway.
         if self.meta.position.is_none() || self.meta.jump {
             return Ok(());
@@ -225,6 +262,8 @@ impl<R: Replica> Applier<R> {
     }
 
     fn stand_at(&mut self, position: Position) -> Result<(), Error> {
+        // Where this fails there is no position, and a full mirror comes.
+        self.failures_known = self.achieved.failures();
         self.table.invalidate();
         self.parts = None;
         self.recovering_until = Seq::ZERO;

@@ -84,6 +84,8 @@ pub struct Applier<R: Replica> {
     pub(super) table: Table,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) achieved: Arc<Achieved>,
+    /// Failed syncs after which everything was put in doubt.
+    pub(super) failures_known: u64,
     pub(super) flights: Flights,
     pub(super) parts: Option<Parts>,
     /// The next operation may be done in part or whole (crash, or an error half-way).
@@ -133,6 +135,7 @@ impl<R: Replica> Applier<R> {
             table,
             ledger,
             achieved: Arc::new(Achieved::new(durable)),
+            failures_known: 0,
             flights: Flights::default(),
             parts: None,
             doubt: false,

@@ -75,7 +75,7 @@ impl Journal {
     /// Begins another segment when the one written to is larger than `bytes`: a segment is freed as a whole.
     pub fn seal_beyond(&self, bytes: u64) {
         let core = &*self.core;
-        if core.active_bytes.load(Ordering::Relaxed) <= bytes {
+        if core.active_bytes.load(Ordering::Relaxed) <= bytes || core.poison.get().is_some() {
             return;
         }
         let mut tail = core.tail.lock();

@@ -5,6 +5,7 @@
 //! next. Only while files are found to be cold: what is in memory needs nobody to look.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -25,6 +26,7 @@ const THREADS: usize = 4;
 pub(super) struct Ahead {
     capture: Arc<Capture>,
     files: Option<mpsc::Sender<FileId>>,
+    is_over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     /// Cold files so far.
     cold: u64,
@@ -38,6 +40,7 @@ impl Ahead {
             cold: capture.cold_images(),
             capture,
             files: None,
+            is_over: Arc::default(),
             threads: Vec::new(),
             due: 0,
         }
@@ -72,7 +75,8 @@ impl Ahead {
         let inbox = Arc::new(Mutex::new(Rank::Leaf, inbox));
         for _ in 0..THREADS {
             let (capture, inbox) = (Arc::clone(&self.capture), Arc::clone(&inbox));
-            match sync::spawn("dfs-ahead", move || read_all(&capture, &inbox)) {
+            let is_over = Arc::clone(&self.is_over);
+            match sync::spawn("dfs-ahead", move || read_all(&capture, &inbox, &is_over)) {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) => tracing::warn!(%error, "files are read one at a time"),
             }
@@ -83,6 +87,7 @@ impl Ahead {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
         self.files = None;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -92,10 +97,13 @@ impl Drop for Ahead {
     }
 }
 
-fn read_all(capture: &Capture, inbox: &Mutex<mpsc::Receiver<FileId>>) {
+fn read_all(capture: &Capture, inbox: &Mutex<mpsc::Receiver<FileId>>, is_over: &AtomicBool) {
     loop {
         let next = inbox.lock().recv();
         let Ok(id) = next else { return };
+        if is_over.load(Ordering::Relaxed) {
+            return;
+        }
         if let Err(error) = capture.read_ahead(id) {
             // Who images it finds out, too.
             tracing::debug!(%error, %id, "not read ahead");

@@ -14,7 +14,7 @@ use crate::codec::Frame;
 use crate::journal::Reader;
 use crate::sync;
 use crate::sys;
-use crate::types::{Kind, Scope, Seq, limits};
+use crate::types::{Kind, Seq, limits};
 use crate::wire::{DataState, MirrorProgress};
 
 use super::error::Error;
@@ -59,9 +59,6 @@ impl Retry {
     }
 }
 
-/// Segments of the queue in a full mirror: what is applied is removed before it is written.
-const MIRROR_SEGMENT_BYTES: u64 = 8 << 20;
-
 /// The thread's own state.
 struct Replay {
     stream: Arc<Stream>,
@@ -80,6 +77,8 @@ struct Replay {
     staging: Option<Staging>,
     /// The gap up to here is applied as it comes.
     unstaged: Seq,
+    /// The full mirror under way, and where it was seen first.
+    mirrors_from: Option<(u64, Seq)>,
     /// Somebody paused it, and the replica stands where it may.
     rests: bool,
 }
@@ -155,6 +154,7 @@ impl Replay {
             told_done: ToldDone::default(),
             staging: None,
             unstaged: Seq::ZERO,
+            mirrors_from: None,
             rests: false,
         };
         replay.take_position(settled)?;
@@ -398,22 +398,6 @@ impl Replay {
         Ok(Some(frame))
     }
 
-    fn is_in_full_mirror(&self) -> bool {
-        let mirror = self.applier.mirror();
-        mirror.is_some_and(|mirror| mirror.scope == Scope::Full)
-    }
-
-    /// In a full mirror the queue lets go of what is applied, before it is durable in the replica: where this process
-    /// ends, the applier's table says what was applied; where the host does, another mirror follows. What is removed
-    /// so soon is never written to the disk.
-    fn drop_applied(&self) {
-        if self.staging.is_none() && self.is_in_full_mirror() {
-            let journal = &self.stream.journal;
-            journal.seal_beyond(MIRROR_SEGMENT_BYTES);
-            journal.advance(CURSOR, self.applier.applied());
-        }
-    }
-
     /// Puts what the applier shows onto the board, hands out wants, tells of a finished mirror.
     fn publish(&mut self, last: Option<&Frame>, error: Option<String>) {
         let path = last
@@ -527,6 +511,7 @@ impl Replay {
         self.held = None;
         self.staging = None;
         self.unstaged = Seq::ZERO;
+        self.mirrors_from = None;
         self.unsaved = Unsaved::default();
         self.apply_retry.succeeded();
         self.save_retry.succeeded();

@@ -444,3 +444,42 @@ fn ledger_in_sled_brings_back_what_was_committed() {
         }
     }
 }
+
+/// The kernel tells of a write that failed once, and two checkpoints may ask at a time.
+#[test]
+fn a_checkpoint_beside_one_whose_sync_failed_is_none() {
+    let (mut source, mut rig) = ten_after_checkpoint();
+    let durable = rig.applier().durable();
+    let job = rig.applier().begin_checkpoint().unwrap().unwrap();
+    step(&mut source, &mut rig, 10);
+    rig.replica.disk.lock().unwrap().lose_a_write();
+    let failed = rig.applier().checkpoint_now();
+    assert!(matches!(failed, Err(Error::Sync { .. })), "{failed:?}");
+    let beside = job.run();
+    assert!(matches!(beside, Err(Error::Sync { .. })), "{beside:?}");
+    assert_eq!(rig.applier().durable(), durable);
+    assert_eq!(rig.applier().data_state(), DataState::MirrorRequired);
+    rig.applier().distrust().unwrap();
+    rig.applier().checkpoint_now().unwrap();
+    rig.lose_table();
+    needs_mirror(&mut rig, 'E');
+}
+
+#[test]
+fn an_end_whose_sync_failed_is_no_clean_one() {
+    let (mut source, mut rig) = ten_after_checkpoint();
+    let end = rig.end();
+    rig.replica.disk.lock().unwrap().lose_a_write();
+    let failed = rig.applier.take().unwrap().close();
+    assert!(matches!(failed, Err(Error::Sync { .. })), "{failed:?}");
+    for _ in 0..2 {
+        let recovered = rig.open().unwrap();
+        assert_eq!(recovered.start, Start::Resumed { doubt: false });
+        assert_eq!(recovered.position, Some(at(end.0)));
+        assert_eq!(rig.applier().data_state(), DataState::MirrorRequired);
+    }
+    let made = source.mirror_begin(2, Scope::Partial);
+    rig.journal.push(source.seal(&made, false));
+    rig.catch_up().unwrap();
+    assert!(!rig.applier().take_wants(5).is_empty(), "the doubt is kept");
+}

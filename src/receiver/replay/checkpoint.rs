@@ -12,7 +12,7 @@ use tracing::warn;
 use crate::applier::{self, CheckpointJob};
 use crate::sync;
 use crate::sys;
-use crate::types::Seq;
+use crate::types::{Scope, Seq};
 
 use super::super::stream::Stream;
 use super::{CURSOR, Replay};
@@ -23,6 +23,8 @@ const CHECKPOINT_NS: u64 = 2_000_000_000;
 /// In a full mirror each flush writes what of the queue is not applied, too; and a crash of the host costs no less
 /// for an earlier checkpoint, as it is followed by another mirror.
 const MIRROR_CHECKPOINT_BYTES: u64 = 256 << 20;
+/// Segments of the queue in a full mirror: what is applied is removed before it is written.
+const MIRROR_SEGMENT_BYTES: u64 = 8 << 20;
 /// With nothing left to apply it begins after so long.
 const IDLE_NS: u64 = 30_000_000;
 
@@ -94,11 +96,36 @@ impl Replay {
         self.reader.is_some() && self.unsaved.bytes > 0
     }
 
+    fn full_mirror(&self) -> Option<u64> {
+        let mirror = self.applier.mirror();
+        let full = mirror.filter(|mirror| mirror.scope == Scope::Full);
+        full.map(|mirror| mirror.id)
+    }
+
+    /// In a full mirror the queue lets go of what is applied, before it is durable in the replica: where this process
+    /// ends, the applier's table says what was applied; where the host does, another mirror follows, as soon as a
+    /// checkpoint says that this one was under way. What is removed so soon is never written to the disk.
+    pub(super) fn drop_applied(&mut self) {
+        let full = self.full_mirror().filter(|_| self.staging.is_none());
+        let Some(mirror) = full else {
+            self.mirrors_from = None;
+            return;
+        };
+        let applied = self.applier.applied();
+        let seen = self.mirrors_from.filter(|(number, _)| *number == mirror);
+        let (_, from) = *self.mirrors_from.insert(seen.unwrap_or((mirror, applied)));
+        if self.durable >= from {
+            let journal = &self.stream.journal;
+            journal.advance(CURSOR, applied);
+            journal.seal_beyond(MIRROR_SEGMENT_BYTES);
+        }
+    }
+
     /// After so much a checkpoint begins under load.
     fn checkpoint_bytes(&self) -> u64 {
-        match self.is_in_full_mirror() {
-            true => MIRROR_CHECKPOINT_BYTES,
-            false => CHECKPOINT_BYTES,
+        match self.full_mirror() {
+            Some(_) => MIRROR_CHECKPOINT_BYTES,
+            None => CHECKPOINT_BYTES,
         }
     }
 
@@ -183,6 +210,10 @@ impl Replay {
         );
         if let Err(error) = self.applier.distrust() {
             warn!(stream, %error, "a target that is restarted now does not know of that");
+        }
+        // What is held is not a whole one's any more.
+        if self.staging.is_some() {
+            self.unstage();
         }
         self.publish(None, None);
     }
