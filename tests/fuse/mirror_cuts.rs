@@ -9,8 +9,10 @@ use crate::takeover::load_all;
 
 const ROUNDS: u64 = 3;
 const BALLAST_BYTES: u64 = 256 << 20;
+const STEP_BYTES: u64 = BALLAST_BYTES / 8;
 
-fn cut_in_mirror(test: &str, kind: &str) {
+/// `step`: of the mirror, so much is sent before the first cut, twice as much before the second.
+fn cut_in_mirror(test: &str, kind: &str, step: u64) {
     let Some(image) = disk(test, kind) else {
         return;
     };
@@ -33,7 +35,7 @@ fn cut_in_mirror(test: &str, kind: &str) {
                 .succeed();
         }
         // Another part of it each time.
-        let wanted = before + (round + 1) * BALLAST_BYTES / 8;
+        let wanted = before + (round + 1) * step;
         until("the mirror to be under way", || {
             fixture.connection().mirror_bytes() > wanted
         });
@@ -137,6 +139,7 @@ fn a_target_on_ext4_that_loses_power_in_a_mirror_is_mirrored_anew() {
     cut_in_mirror(
         "a_target_on_ext4_that_loses_power_in_a_mirror_is_mirrored_anew",
         "ext4",
+        STEP_BYTES,
     );
 }
 
@@ -145,5 +148,17 @@ fn a_target_on_xfs_that_loses_power_in_a_mirror_is_mirrored_anew() {
     cut_in_mirror(
         "a_target_on_xfs_that_loses_power_in_a_mirror_is_mirrored_anew",
         "xfs",
+        STEP_BYTES,
+    );
+}
+
+/// Of a mirror that begins in the middle of the stream no checkpoint knows yet: the queue has to have what follows
+/// the last one.
+#[test]
+fn a_target_that_loses_power_just_after_a_mirror_began_is_mirrored_anew() {
+    cut_in_mirror(
+        "a_target_that_loses_power_just_after_a_mirror_began_is_mirrored_anew",
+        "ext4",
+        12 << 20,
     );
 }
